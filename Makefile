@@ -1,0 +1,72 @@
+.PHONY: serve test test-build check format setup setup-dev setup-build lock train clean help
+.DEFAULT_GOAL := help
+
+# The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PIP = -m pip --disable-pip-version-check -q
+VENV = .venv
+VENV_BUILD = .venv-build
+
+help: ## What there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
+
+define make_venv
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.10, 3.11 or 3.12 found. Install one, or say: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@[ -x $(1)/bin/python ] || { echo "Making $(1) with $(PYTHON) ..." >&2; $(PYTHON) -m venv $(1); }
+endef
+
+$(VENV)/.core: requirements/core.txt pyproject.toml
+	$(call make_venv,$(VENV))
+	@echo "Installing pinned dependencies (about a minute the first time) ..." >&2
+	@$(VENV)/bin/python $(PIP) install --require-hashes -r requirements/core.txt
+	@$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.core
+	@$(VENV)/bin/python $(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV_BUILD)/.build: requirements/build.txt requirements/torch.txt pyproject.toml
+	$(call make_venv,$(VENV_BUILD))
+	@echo "Installing torch and what else training and checking need ..." >&2
+	@$(VENV_BUILD)/bin/python $(PIP) install --require-hashes -r requirements/build.txt
+	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps -r requirements/torch.txt
+	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.core
+setup-dev: $(VENV)/.dev
+setup-build: $(VENV_BUILD)/.build
+
+serve: setup ## Start a real Triton server on the model repository; ARGS="--http-port 9000" and so on
+	@exec $(VENV)/bin/trireme serve --profile cpu $(ARGS)
+
+test: setup-dev ## The whole suite against a real server; ARGS="-k streaming" for a part of it
+	@$(VENV)/bin/python -m pytest -m "not torch" $(ARGS)
+
+test-build: setup-build ## The tests that need torch, in an environment of their own
+	@$(VENV_BUILD)/bin/python -m pytest -m torch $(ARGS)
+
+check: setup-dev ## Formatting, lint and types
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy -p trireme_runtime -p trireme_build -p trireme_client -p trireme_ops
+
+format: setup-dev ## Format and mend what can be mended
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+train: setup-build ## Train the reference checkpoint again (about 80 minutes on two cores)
+	@$(VENV_BUILD)/bin/python -m trireme_build.reference.train --out build/checkpoints/trireme-reference
+
+LOCK = uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" pyproject.toml requirements/install.in
+
+lock: ## Compile the pinned requirements again (needs uv)
+	@$(LOCK) -o requirements/core.txt
+	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
+	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in -o requirements/build.txt
+
+clean: ## Remove environments, caches and generated models
+	@rm -rf $(VENV) $(VENV_BUILD) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine

@@ -1,0 +1,104 @@
+"""Reads a Hugging Face checkpoint folder: its configuration and its safetensors, without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import deserialize
+
+_NUMPY_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that cannot be used; the message names the file, the key and the value."""
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The dimensions of a Llama-architecture checkpoint."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    rope_theta: float
+    rms_norm_eps: float
+    tied_embeddings: bool
+
+    @property
+    def heads_per_kv_head(self) -> int:
+        """How many query heads share one key-value head."""
+        return self.num_heads // self.num_kv_heads
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LlamaShape":
+        """Read `config.json`. Raises CheckpointError for an architecture or a feature that is not supported."""
+        architectures = config.get("architectures")
+        if architectures != ["LlamaForCausalLM"]:
+            raise CheckpointError(f"config.json: architectures is {architectures}; supported is ['LlamaForCausalLM']")
+        for key, neutral in (("rope_scaling", None), ("attention_bias", False), ("mlp_bias", False)):
+            if config.get(key, neutral) != neutral:
+                raise CheckpointError(f"config.json: {key} is {config[key]!r}; supported is {neutral!r}")
+        if config.get("hidden_act", "silu") != "silu":
+            raise CheckpointError(f"config.json: hidden_act is {config['hidden_act']!r}; supported is 'silu'")
+        heads = int(config["num_attention_heads"])
+        kv_heads = int(config.get("num_key_value_heads", heads))
+        if heads % kv_heads:
+            raise CheckpointError(
+                f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+            )
+        return cls(
+            vocab_size=int(config["vocab_size"]),
+            hidden_size=int(config["hidden_size"]),
+            intermediate_size=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            max_positions=int(config["max_position_embeddings"]),
+            rope_theta=float(config.get("rope_theta", 10_000.0)),
+            rms_norm_eps=float(config["rms_norm_eps"]),
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint folder. Raises CheckpointError if it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not found; a Hugging Face checkpoint folder has one") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: no valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: holds {type(config).__name__}, not an object")
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Every tensor of `model.safetensors` as float32, by name; bfloat16 is widened exactly.
+
+    Raises CheckpointError if there is no such file (pickled weights are never read) or for a dtype that is no float.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found; only safetensors are read, in one file")
+    weights: dict[str, NDArray[np.float32]] = {}
+    for name, tensor in deserialize(path.read_bytes()):
+        dtype, shape, data = tensor["dtype"], tensor["shape"], tensor["data"]
+        if dtype == "BF16":
+            wide = np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16
+            weights[name] = wide.view(np.float32).reshape(shape)
+        elif dtype in _NUMPY_DTYPES:
+            weights[name] = np.frombuffer(data, dtype=_NUMPY_DTYPES[dtype]).astype(np.float32).reshape(shape)
+        else:
+            raise CheckpointError(f"{path}: tensor {name} has dtype {dtype}; supported are BF16, F16, F32 and F64")
+    return weights

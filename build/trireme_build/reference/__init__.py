@@ -1,0 +1,1 @@
+"""The reference checkpoint: the generated tasks it knows, its tokenizer, its training and its evaluation."""

@@ -1,0 +1,152 @@
+"""The tensor contract: names, dtypes and dims of every model, and the wording of refusals.
+
+Dims leave out the batch dimension; -1 is a variable length. Everything that a client may send to `ensemble` is listed,
+whether an engine honours it or refuses it by name.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Code(str, Enum):
+    """What went wrong, as carried in front of every error message."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    UNAVAILABLE = "UNAVAILABLE"
+    CANCELLED = "CANCELLED"
+    NOT_FOUND = "NOT_FOUND"
+    INTERNAL = "INTERNAL"
+
+
+class Refusal(Exception):
+    """A request that is not served, with its code; raised by the runtime, sent to the client by the models."""
+
+    def __init__(self, code: Code, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+    def __str__(self) -> str:
+        retry = "" if self.retry_after_ms is None else f" retry_after_ms={self.retry_after_ms}"
+        return f"[{self.code.value}{retry}] {self.message}"
+
+
+def invalid(message: str) -> Refusal:
+    """A refusal of bad input; `message` names the tensor, the value and the limit."""
+    return Refusal(Code.INVALID_ARGUMENT, message)
+
+
+_REFUSAL = re.compile(r"\[([A-Z_]+)(?: retry_after_ms=(\d+))?\] (.*)", re.DOTALL)
+
+
+def parse_refusal(text: str) -> Refusal | None:
+    """The refusal inside an error text of the server, or None where the text carries no known code."""
+    for match in _REFUSAL.finditer(text):
+        code, retry_after_ms, message = match.groups()
+        if code in Code.__members__:
+            return Refusal(Code(code), message, int(retry_after_ms) if retry_after_ms else None)
+    return None
+
+
+class FinishReason(str, Enum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a model's signature; `dtype` is Triton's name without TYPE_ (STRING for BYTES)."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    required: bool = False
+
+
+def _tensors(dtype: str, dims: tuple[int, ...], names: str) -> tuple[Tensor, ...]:
+    return tuple(Tensor(name, dtype, dims) for name in names.split())
+
+
+#: Inputs that `ensemble` and `tensorrt_llm` share by name.
+SAMPLING_INPUTS = (
+    *_tensors("STRING", (1,), "guided_decoding_guide_type guided_decoding_guide"),
+    *_tensors("INT32", (1,), "num_return_sequences end_id pad_id min_tokens beam_width prompt_vocab_size"),
+    *_tensors("FP32", (1,), "temperature repetition_penalty presence_penalty frequency_penalty"),
+    *_tensors("UINT64", (1,), "seed prompt_table_extra_id lora_task_id"),
+    *_tensors("BOOL", (1,), "exclude_input_in_output return_log_probs return_context_logits return_generation_logits"),
+    *_tensors("BOOL", (1,), "return_perf_metrics return_num_input_tokens return_num_output_tokens ignore_eos"),
+    *_tensors("FP16", (-1, -1), "prompt_embedding_table lora_weights"),
+    *_tensors("INT32", (-1, 3), "lora_config"),
+    *_tensors("INT32", (1,), "priority deadline_ms"),
+)
+
+ENSEMBLE_INPUTS = (
+    *_tensors("STRING", (1,), "text_input decoder_text_input messages chat_template_kwargs"),
+    *_tensors("STRING", (-1,), "bad_words stop_words embedding_bias_words"),
+    *_tensors("FP32", (-1,), "embedding_bias_weights"),
+    *_tensors("INT32", (1,), "max_tokens top_k"),
+    *_tensors("FP32", (1,), "top_p length_penalty"),
+    *_tensors("BOOL", (1,), "stream"),
+    *SAMPLING_INPUTS,
+)
+
+ENSEMBLE_OUTPUTS = (
+    *_tensors("STRING", (-1,), "text_output"),
+    *_tensors("STRING", (1,), "finish_reason stop_reason"),
+    *_tensors("INT32", (1,), "num_input_tokens num_output_tokens"),
+)
+
+PREPROCESSING_INPUTS = _tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS")
+
+PREPROCESSING_OUTPUTS = (
+    *_tensors("INT32", (-1,), "INPUT_ID"),
+    *_tensors("INT32", (1,), "REQUEST_INPUT_LEN"),
+)
+
+ENGINE_INPUTS = (
+    Tensor("input_ids", "INT32", (-1,)),
+    Tensor("input_lengths", "INT32", (1,)),
+    Tensor("request_output_len", "INT32", (1,)),
+    *_tensors("INT32", (1,), "runtime_top_k"),
+    *_tensors("FP32", (1,), "runtime_top_p len_penalty"),
+    *_tensors("BOOL", (1,), "streaming stop"),
+    *_tensors("STRING", (-1,), "stop_strings bad_strings embedding_bias_words"),
+    *_tensors("FP32", (-1,), "embedding_bias_weights"),
+    *_tensors("STRING", (1,), "decoder_text_input"),
+    *_tensors("INT32", (2, -1), "stop_words_list bad_words_list"),
+    *_tensors("UINT64", (1,), "stream_key"),
+    *SAMPLING_INPUTS,
+)
+
+ENGINE_OUTPUTS = (
+    *_tensors("INT32", (-1, -1), "output_ids"),
+    *_tensors("INT32", (-1,), "sequence_length window_ids"),
+    *_tensors("UINT64", (1,), "stream_key"),
+    *_tensors("STRING", (1,), "finish_reason stop_reason"),
+    *_tensors("INT32", (1,), "num_input_tokens num_output_tokens"),
+)
+
+POSTPROCESSING_INPUTS = (
+    *_tensors("INT32", (-1, -1), "TOKENS_BATCH"),
+    *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS"),
+    *_tensors("UINT64", (1,), "STREAM_KEY"),
+    *_tensors("STRING", (1,), "FINISH_REASON STOP_REASON"),
+)
+
+POSTPROCESSING_OUTPUTS = _tensors("STRING", (-1,), "OUTPUT")
+
+#: Model name -> (inputs, outputs).
+SIGNATURES: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
+    "ensemble": (ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS),
+    "preprocessing": (PREPROCESSING_INPUTS, PREPROCESSING_OUTPUTS),
+    "tensorrt_llm": (ENGINE_INPUTS, ENGINE_OUTPUTS),
+    "postprocessing": (POSTPROCESSING_INPUTS, POSTPROCESSING_OUTPUTS),
+}

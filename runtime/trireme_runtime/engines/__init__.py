@@ -1,0 +1,22 @@
+"""The engine slot: token ids in, token ids out. One adapter a module; only they import an inference engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .base import Engine, EngineSettings
+
+#: The engines that this version of Trireme has an adapter for.
+ENGINE_NAMES = ("openvino",)
+
+
+def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
+    """Start the engine called `name` on the model in `folder` and wait until it is ready.
+
+    Raises ValueError for an unknown name, and what the adapter raises if the model cannot be loaded.
+    """
+    if name not in ENGINE_NAMES:
+        raise ValueError(f"engine has the value {name!r}; known are {', '.join(ENGINE_NAMES)}")
+    from .openvino import OpenVinoEngine
+
+    starters: dict[str, Callable[[Path, EngineSettings], Engine]] = {"openvino": OpenVinoEngine}
+    return starters[name](folder, settings)

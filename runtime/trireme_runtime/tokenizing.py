@@ -1,0 +1,115 @@
+"""Text to token ids: batched, and through the chat template. Knows nothing about tensors."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import invalid
+
+# Without this, transformers warns about a missing torch, which serving does not need.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+Ids = NDArray[np.int32]
+
+
+class TokenizerError(ValueError):
+    """A tokenizer folder that cannot be served from; the message names the folder."""
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast Hugging Face tokenizer in `folder`, from local files only and without remote code.
+
+    Raises TokenizerError if there is none, or only a slow one.
+    """
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise TokenizerError(f"tokenizer folder {folder} not found")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"tokenizer folder {folder} cannot be read: {error}") from error
+    if not tokenizer.is_fast:
+        raise TokenizerError(f"tokenizer folder {folder} holds no tokenizer.json; a fast tokenizer is needed")
+    return tokenizer
+
+
+class Encoder:
+    """Encodes prompts. `tokenizer` is a fast Hugging Face tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._bos = tokenizer.bos_token
+
+    def encode_batch(self, prompts: Sequence[str]) -> list[Ids]:
+        """Ids of each prompt, int32 [n].
+
+        Special tokens written out in a prompt are taken as such; those that the tokenizer adds by itself are left out
+        of a prompt that already begins with the begin-of-text token.
+        """
+        ids: list[Ids] = [np.empty(0, np.int32)] * len(prompts)
+        for add_special_tokens in (True, False):
+            chosen = [i for i, prompt in enumerate(prompts) if self._adds_special_tokens(prompt) == add_special_tokens]
+            if chosen:
+                encodings = self._tokenizer.backend_tokenizer.encode_batch_fast(
+                    [prompts[i] for i in chosen], add_special_tokens=add_special_tokens
+                )
+                for i, encoding in zip(chosen, encodings, strict=True):
+                    ids[i] = np.array(encoding.ids, dtype=np.int32)
+        return ids
+
+    def _adds_special_tokens(self, prompt: str) -> bool:
+        return not (self._bos and prompt.startswith(self._bos))
+
+    def render_chat(self, messages: str, kwargs: str | None = None) -> str:
+        """The prompt that the chat template makes of `messages`, a JSON list of {"role", "content"} objects.
+
+        `kwargs` is a JSON object of further variables for the template. Raises Refusal (INVALID_ARGUMENT) naming the
+        tensor for anything else, and with the template's own words where the template refuses.
+        """
+        import jinja2
+
+        if not self._tokenizer.chat_template:
+            raise invalid("messages: this model's tokenizer has no chat template; send text_input")
+        parsed = _parse_messages(messages)
+        variables = _json("chat_template_kwargs", kwargs) if kwargs else {}
+        if not isinstance(variables, dict):
+            raise invalid(f"chat_template_kwargs: a JSON object is needed, not {_kind(variables)}")
+        reserved = sorted(variables.keys() & {"tokenize", "chat_template", "conversation", "return_tensors"})
+        if reserved:
+            raise invalid(f"chat_template_kwargs: the key {reserved[0]!r} is reserved")
+        options = {"add_generation_prompt": True, **variables}
+        try:
+            rendered = self._tokenizer.apply_chat_template(parsed, tokenize=False, **options)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise invalid(f"messages: the chat template refuses them: {error}") from error
+        return str(rendered)
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(value), repr(value))
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"{name}: no valid JSON ({error})") from error
+
+
+def _parse_messages(text: str) -> list[dict[str, Any]]:
+    parsed = _json("messages", text)
+    if not isinstance(parsed, list) or not parsed:
+        raise invalid(f"messages: a JSON list with at least one message is needed, not {_kind(parsed)}")
+    for index, message in enumerate(parsed):
+        if not isinstance(message, dict):
+            raise invalid(f"messages[{index}]: an object with role and content is needed, not {_kind(message)}")
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise invalid(f"messages[{index}].{key}: a string is needed, not {_kind(message.get(key))}")
+    return parsed

@@ -1,0 +1,94 @@
+"""What every `model.py` needs of Triton's Python backend. Importable inside a stub only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from .contract import Code, Refusal, invalid
+
+#: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
+_TRITON_CODES = {
+    Code.INVALID_ARGUMENT: "INVALID_ARG",
+    Code.RESOURCE_EXHAUSTED: "UNAVAILABLE",
+    Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
+    Code.UNAVAILABLE: "UNAVAILABLE",
+    Code.CANCELLED: "CANCELLED",
+    Code.NOT_FOUND: "NOT_FOUND",
+    Code.INTERNAL: "INTERNAL",
+}
+
+
+class ModelConfig:
+    """The configuration that a model was loaded with. `args` is what Triton gives to `initialize`."""
+
+    def __init__(self, args: dict[str, str]) -> None:
+        self._config = json.loads(args["model_config"])
+        self.name = args["model_name"]
+        self.version_folder = Path(args["model_repository"]) / args["model_version"]
+
+    def text(self, key: str) -> str:
+        """The parameter `key`. Raises ValueError naming it if it is missing."""
+        parameter = self._config.get("parameters", {}).get(key)
+        if parameter is None:
+            raise ValueError(f"{self.name}: config.pbtxt has no parameter {key!r}")
+        return str(parameter["string_value"])
+
+    def folder(self, key: str) -> Path:
+        """The parameter `key` as a path; a relative one starts in the version folder."""
+        return self.version_folder / self.text(key)
+
+    def integer(self, key: str) -> int:
+        """The parameter `key` as a whole number above 0. Raises ValueError naming key and value."""
+        value = self.text(key)
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not a whole number above 0")
+        return int(value)
+
+    def flag(self, key: str) -> bool:
+        """The parameter `key` as true or false. Raises ValueError naming key and value."""
+        value = self.text(key)
+        if value not in ("true", "false"):
+            raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not true or false")
+        return value == "true"
+
+
+def tensors_of(request: Any) -> dict[str, NDArray[Any]]:
+    """The input tensors of a request by name, batch dimension included."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def refuse_parameters(request: Any) -> None:
+    """Raise Refusal naming a request parameter: no model takes any; unknown keys of `/generate` arrive here."""
+    parameters = json.loads(request.parameters() or "{}")
+    if parameters:
+        raise invalid(f"{sorted(parameters)[0]}: unknown input; the inputs are listed by GET /v2/models/ensemble")
+
+
+def output(name: str, values: Any, dtype: Any) -> Any:
+    """An output tensor; `values` includes the batch dimension, texts are encoded as UTF-8."""
+    if dtype is object:
+        values = [[text.encode("utf-8") for text in row] for row in values]
+    return pb_utils.Tensor(name, np.array(values, dtype=dtype))
+
+
+def response(*outputs: Any) -> Any:
+    """A response with these output tensors."""
+    return pb_utils.InferenceResponse(output_tensors=list(outputs))
+
+
+def error_response(refusal: Refusal) -> Any:
+    """A response that carries the refusal, worded as the contract says."""
+    code = getattr(pb_utils.TritonError, _TRITON_CODES[refusal.code])
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(refusal), code))
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """`error` itself if it is a Refusal; anything else is INTERNAL and logged."""
+    if isinstance(error, Refusal):
+        return error
+    pb_utils.Logger.log_error(f"unexpected {type(error).__name__}: {error}")
+    return Refusal(Code.INTERNAL, f"unexpected {type(error).__name__} in the server; its log has more")
