@@ -1,0 +1,1 @@
+"""What operators use: the embedded server, its checks, and the `trireme` command."""

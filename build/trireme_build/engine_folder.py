@@ -1,0 +1,85 @@
+"""The engine folder of a version that is generated from a checkpoint instead of committed.
+
+A version's manifest names its source: {"source": {"checkpoint": PATH, "files": {NAME: SHA256}}}, PATH relative to the
+repository's root. The folder `engine/` inside the version is made from it once, and has a manifest of its own.
+"""
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trireme_runtime.manifest import ManifestError, read_manifest, sha256_of, write_manifest
+
+from .checkpoint import CheckpointError
+
+#: Copied beside the model: its dimensions, and its special ids.
+_COPIED = ("config.json", "generation_config.json")
+
+#: What a version's source records of a checkpoint.
+SOURCE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+
+
+def source_of(checkpoint: Path, root: Path) -> dict[str, Any]:
+    """The "source" of a manifest: where the checkpoint is and what it holds."""
+    return {
+        "checkpoint": checkpoint.relative_to(root).as_posix(),
+        "files": {name: sha256_of(checkpoint / name) for name in SOURCE_FILES},
+    }
+
+
+def _check_source(checkpoint: Path, files: dict[str, str]) -> None:
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; the version was made from it")
+        if sha256_of(path) != expected:
+            raise CheckpointError(f"{path}: is not the file that the version was made from (sha256 {expected})")
+
+
+def is_current(version_folder: Path) -> bool:
+    """Whether the engine folder is there and was made from the version's source."""
+    try:
+        made_from = read_manifest(version_folder / "engine").get("source")
+    except ManifestError:
+        return False
+    return bool(made_from == read_manifest(version_folder).get("source"))
+
+
+def ensure_engine(version_folder: Path, root: Path) -> bool:
+    """Make `engine/` in a version folder if it is missing or made from another source; True if it was made.
+
+    Staged beside it and renamed, so that a crash leaves the old one or the new one. Raises CheckpointError if the
+    source is not what the manifest says, ManifestError if the version has no manifest.
+    """
+    source = read_manifest(version_folder).get("source")
+    if source is None or is_current(version_folder):
+        return False
+    # Imported here: a version whose engine exists is served without the time that this takes.
+    from .openvino_llama import convert_checkpoint
+
+    checkpoint = root / source["checkpoint"]
+    _check_source(checkpoint, source["files"])
+    engine = version_folder / "engine"
+    # Outside the model folder, where Triton would take it for a version, but on the same file system.
+    staging_root = root / ".trireme"
+    staging_root.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=staging_root, prefix="engine-") as staging_name:
+        staging = Path(staging_name) / "engine"
+        staging.mkdir()
+        convert_checkpoint(checkpoint, staging)
+        for name in _COPIED:
+            shutil.copyfile(checkpoint / name, staging / name)
+        origin = {
+            "source": source,
+            "engine": "openvino",
+            "quantization": "f32",
+            "target": "any x86-64 CPU",
+            "tools": {name: version(name) for name in ("openvino", "openvino-genai")},
+        }
+        write_manifest(staging, origin)
+        if engine.exists():
+            engine.rename(Path(staging_name) / "old")
+        staging.rename(engine)
+    return True

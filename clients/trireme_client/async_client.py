@@ -1,0 +1,99 @@
+"""The asyncio client."""
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from .errors import error_from_rpc
+from .types import Completion, Delta, Generation
+from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, delta_of, request_of
+
+
+class AsyncStream:
+    """An answer that is under way: `async for` its pieces; `close` (or the end of `async with`) cancels what is left."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._collector = Collector()
+        self._pieces = self._read()
+
+    async def _read(self) -> AsyncIterator[Delta]:
+        try:
+            async for response in self._call:
+                delta = delta_of(response)
+                if delta is not None:
+                    self._collector.add(delta)
+                    yield delta
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        finally:
+            self._call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self._pieces
+
+    @property
+    def completion(self) -> Completion:
+        """What came so far, as a whole."""
+        return self._collector.completion
+
+    def close(self) -> None:
+        """Cancel the generation if it is still running."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> "AsyncStream":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """A connection to one server, for one event loop, with any number of streams at once; see `Client`."""
+
+    def __init__(self, url: str = DEFAULT_URL, model: str = DEFAULT_MODEL, timeout_s: float | None = None) -> None:
+        self._channel = grpc.aio.insecure_channel(url, options=[("grpc.max_receive_message_length", -1)])
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._model = model
+        self._timeout_s = timeout_s
+
+    def stream(self, generation: Generation | None = None, **fields: Any) -> AsyncStream:
+        """Start a streamed generation; see `Client.stream`."""
+        return self._start(generation or Generation(**fields), stream=True)
+
+    async def generate(self, generation: Generation | None = None, **fields: Any) -> Completion:
+        """Generate without streaming; see `Client.generate`."""
+        async with self._start(generation or Generation(**fields), stream=False) as stream:
+            async for _ in stream:
+                pass
+            return stream.completion
+
+    def _start(self, generation: Generation, stream: bool) -> AsyncStream:
+        request = request_of(generation, self._model, stream, uuid.uuid4().hex)
+
+        async def requests() -> AsyncIterator[Any]:
+            yield request
+
+        return AsyncStream(self._stub.ModelStreamInfer(requests(), timeout=self._timeout_s))
+
+    async def is_ready(self) -> bool:
+        """Whether the server answers and the model is loaded."""
+        try:
+            request = service_pb2.ModelReadyRequest(name=self._model)
+            return bool((await self._stub.ModelReady(request, timeout=self._timeout_s or 5)).ready)
+        except grpc.RpcError:
+            return False
+
+    async def close(self) -> None:
+        """Close the connection; running streams are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,25 @@
+"""Arguments that several subcommands share."""
+
+import argparse
+
+from .embedded import Ports
+
+
+def port(text: str) -> int:
+    """A port number, 0 for one that the system chooses. Raises ArgumentTypeError naming the value."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is 0 to 65535")
+    return int(text)
+
+
+def add_port_arguments(parser: argparse.ArgumentParser) -> None:
+    """--http-port, --grpc-port and --metrics-port."""
+    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{name}-port", type=port, default=default, metavar="PORT", help=f"default {default}; 0: any free one"
+        )
+
+
+def ports_of(arguments: argparse.Namespace) -> Ports:
+    """The ports as given, zeros included."""
+    return Ports(arguments.http_port, arguments.grpc_port, arguments.metrics_port)

@@ -1,0 +1,226 @@
+"""What a machine needs to serve, each as one check that says what to type where something is missing."""
+
+import glob
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trireme_runtime.manifest import ManifestError, read_manifest, verify_manifest
+
+from . import embedded, ports, processes
+from .errors import OperatorError
+from .layout import Layout
+
+MEBIBYTE = 1 << 20
+MIN_SHM_BYTES = 64 * MEBIBYTE
+MIN_DISK_BYTES = 256 * MEBIBYTE
+MIN_MEMORY_BYTES = 1024 * MEBIBYTE
+
+
+class Status(str, Enum):
+    """How a check ended. FAIL keeps the server from starting."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. `fix` is what to type; empty where nothing is wrong."""
+
+    check: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def python_version() -> Finding:
+    """Interpreter versions for which pinned wheels and a Triton stub exist."""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    if (3, 10) <= sys.version_info[:2] <= (3, 12) and platform.python_implementation() == "CPython":
+        return Finding("python", Status.OK, name)
+    return Finding("python", Status.FAIL, f"{name}; CPython 3.10 to 3.12 is needed", "make clean serve PYTHON=python3.11")
+
+
+def system() -> Finding:
+    """The wheel holds Linux x86-64 binaries."""
+    name = f"{platform.system()} {platform.machine()}"
+    if name == "Linux x86_64":
+        return Finding("system", Status.OK, f"{name}, {' '.join(platform.libc_ver())}")
+    return Finding("system", Status.FAIL, f"{name}; the embedded server needs Linux x86_64", "use docker/ on that machine")
+
+
+def shared_libpython() -> Finding:
+    """The stub of Triton's Python backend is linked against the shared library of the interpreter."""
+    library = embedded.libpython()
+    if library.is_file():
+        return Finding("libpython", Status.OK, str(library))
+    short = f"{sys.version_info.major}.{sys.version_info.minor}"
+    fix = f"sudo apt-get install libpython{short}"
+    if ".pyenv" in sys.base_prefix:
+        fix = f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}"
+    return Finding("libpython", Status.FAIL, f"{library} not found; the model processes cannot start without it", fix)
+
+
+def tritonserver() -> Finding:
+    """The server itself, and the stub for this interpreter."""
+    try:
+        wheel = embedded.wheel_folder()
+        release = version("nvidia-pytriton")
+    except (OperatorError, PackageNotFoundError):
+        return Finding("tritonserver", Status.FAIL, "nvidia-pytriton is not installed", "make setup")
+    if not (wheel / "bin" / "tritonserver").is_file():
+        return Finding("tritonserver", Status.FAIL, f"{wheel / 'bin' / 'tritonserver'} not found", "make clean setup")
+    return Finding("tritonserver", Status.OK, f"of nvidia-pytriton {release}")
+
+
+def numpy_version() -> Finding:
+    """Tensors come out garbled in the stub with numpy 2."""
+    release = version("numpy")
+    if int(release.split(".")[0]) < 2:
+        return Finding("numpy", Status.OK, release)
+    return Finding("numpy", Status.FAIL, f"{release}; a version below 2 is needed", "make clean setup")
+
+
+def shared_memory() -> Finding:
+    """Tensors between the server and its stubs go through /dev/shm."""
+    try:
+        free = shutil.disk_usage(processes.SHM).free
+    except OSError as error:
+        return Finding("/dev/shm", Status.FAIL, str(error), "mount -t tmpfs tmpfs /dev/shm")
+    detail = f"{free // MEBIBYTE} MiB free"
+    if free >= MIN_SHM_BYTES:
+        return Finding("/dev/shm", Status.OK, detail)
+    fix = "mount -o remount,size=1G /dev/shm   (in a container: start it with --shm-size=1g)"
+    return Finding("/dev/shm", Status.FAIL, f"{detail}; {MIN_SHM_BYTES // MEBIBYTE} MiB are needed", fix)
+
+
+def leftovers() -> Finding:
+    """Shared memory of servers that were killed; the next `serve` removes it."""
+    regions = processes.abandoned_regions()
+    if not regions:
+        return Finding("leftovers", Status.OK, "none")
+    detail = f"{len(regions)} shared-memory regions of servers that are gone (the next serve removes them)"
+    return Finding("leftovers", Status.NOTE, detail, "rm " + " ".join(map(str, regions)))
+
+
+def disk(layout: Layout) -> Finding:
+    """The engine is generated into the model repository, logs go beside it."""
+    free = shutil.disk_usage(layout.root).free
+    detail = f"{free // MEBIBYTE} MiB free at {layout.root}"
+    if free >= MIN_DISK_BYTES:
+        return Finding("disk", Status.OK, detail)
+    fix = f"free some space on the file system of {layout.root}"
+    return Finding("disk", Status.FAIL, f"{detail}; {MIN_DISK_BYTES // MEBIBYTE} MiB are needed", fix)
+
+
+def memory() -> Finding:
+    """Four processes, the model and its KV cache."""
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    detail = f"{available // MEBIBYTE} MiB available"
+    if available >= MIN_MEMORY_BYTES:
+        return Finding("memory", Status.OK, detail)
+    needed = f"{detail}; {MIN_MEMORY_BYTES // MEBIBYTE} MiB are advisable"
+    return Finding("memory", Status.NOTE, needed, "lower max_tokens_in_paged_kv_cache in model_repository/tensorrt_llm/config.pbtxt")
+
+
+def cpu() -> Finding:
+    """OpenVINO runs on any x86-64 with SSE4.2; it is fast with AVX2 and more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = set(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+    known = [flag for flag in ("sse4_2", "avx2", "avx512f", "avx512_vnni", "amx_bf16") if flag in flags]
+    detail = f"{os.cpu_count()} cores, {', '.join(known) or 'no known vector flags'}"
+    if "sse4_2" not in flags:
+        return Finding("cpu", Status.FAIL, f"{detail}; OpenVINO needs SSE4.2", "use a machine with a newer CPU")
+    if "avx2" not in flags:
+        return Finding("cpu", Status.NOTE, f"{detail}; without AVX2 generation is slow", "use a machine with AVX2")
+    return Finding("cpu", Status.OK, detail)
+
+
+def gpu() -> Finding:
+    """No GPU is needed for the profile cpu."""
+    if not glob.glob("/dev/nvidia[0-9]*") or shutil.which("nvidia-smi") is None:
+        return Finding("gpu", Status.OK, "none (the profile cpu needs none)")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode != 0:
+        return Finding("gpu", Status.NOTE, "nvidia-smi fails: " + done.stdout.strip()[:200], "nvidia-smi")
+    return Finding("gpu", Status.OK, "; ".join(done.stdout.strip().splitlines()))
+
+
+def free_ports(wanted: embedded.Ports) -> list[Finding]:
+    """Whether the server's ports can be bound; 0 lets the system choose."""
+    findings = []
+    for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
+        if port == 0 or ports.is_free(port):
+            findings.append(Finding(f"{name} port", Status.OK, f"{port or 'any'} on {embedded.ADDRESS}"))
+        else:
+            other = ports.free_ports(1)[0]
+            findings.append(
+                Finding(f"{name} port", Status.FAIL, f"{port} is in use", f"make serve ARGS='--{name}-port {other}'")
+            )
+    return findings
+
+
+def manifests(layout: Layout) -> list[Finding]:
+    """Every version folder against its manifest, and the engine's source."""
+    findings = []
+    for folder in layout.versions:
+        name = f"{folder.parent.name}/{folder.name}"
+        try:
+            manifest = verify_manifest(folder)
+            for inner in sorted(path.parent for path in folder.glob("*/manifest.json")):
+                verify_manifest(inner)
+            detail = f"{len(manifest['files'])} files as the manifest says"
+            source = manifest.get("source")
+            if source and not (folder / "engine").is_dir():
+                detail += "; the engine is made at the first serve"
+            elif source and read_manifest(folder / "engine").get("source") != source:
+                detail += "; the engine is made anew at the next serve"
+            findings.append(Finding(name, Status.OK, detail))
+        except ManifestError as error:
+            relative = folder.relative_to(layout.root)
+            fix = f"rm -r {relative}/engine" if "/engine/" in str(error) else f"git checkout -- {relative}"
+            findings.append(Finding(name, Status.FAIL, str(error), fix))
+    if not findings:
+        fix = "git checkout -- model_repository"
+        findings.append(Finding("versions", Status.FAIL, "the model repository holds no version", fix))
+    return findings
+
+
+def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:
+    """Run every check."""
+    single: Iterable[Callable[[], Finding]] = (
+        python_version,
+        system,
+        shared_libpython,
+        tritonserver,
+        numpy_version,
+        shared_memory,
+        leftovers,
+        memory,
+        cpu,
+        gpu,
+    )
+    return [
+        *(check() for check in single),
+        disk(layout),
+        *free_ports(wanted),
+        *manifests(layout),
+    ]

@@ -1,0 +1,102 @@
+"""The tritonserver of the `nvidia-pytriton` wheel: where it is, and how it is started."""
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from .errors import OperatorError
+from .layout import Layout
+
+#: The control APIs, which nobody may call without the key. The names are the same for HTTP and gRPC.
+CONTROL_APIS = ("model-repository", "shared-memory", "trace", "logging")
+
+#: The header that carries the key. For gRPC, Triton puts its own prefix in front of it.
+CONTROL_HEADER = "trireme-control"
+GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
+
+ADDRESS = "127.0.0.1"
+
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the server listens, on the loopback address."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def libpython() -> Path:
+    """Where the shared library of this interpreter should be; it need not exist."""
+    name = sysconfig.get_config_var("INSTSONAME") or "libpython.so"
+    return Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent") / name
+
+
+def wheel_folder() -> Path:
+    """The folder `tritonserver` of the installed wheel. Raises OperatorError if it is not installed."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise OperatorError("nvidia-pytriton is not installed. Type: make setup")
+    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+
+
+def _backend_directory(state: Path) -> Path:
+    """A backend directory with the Python backend and this interpreter's stub, assembled once per version."""
+    wheel = wheel_folder()
+    interpreter = f"{sys.version_info.major}.{sys.version_info.minor}"
+    target = state / "backends" / f"pytriton-{version('nvidia-pytriton')}-python{interpreter}"
+    if target.is_dir():
+        return target
+    staging = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copytree(wheel / "backends" / "python", staging / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(wheel / "python_backend_stubs" / interpreter / _STUB, staging / "python" / _STUB)
+    try:
+        staging.rename(target)
+    except OSError:
+        # Another process was first.
+        shutil.rmtree(staging)
+    return target
+
+
+def environment() -> dict[str, str]:
+    """The environment for the server: this interpreter's libraries first, nothing fetched, nothing written."""
+    libraries = [str(libpython().parent), str(wheel_folder().parents[1] / "nvidia_pytriton.libs")]
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    env["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *filter(None, [env.get("LD_LIBRARY_PATH")])])
+    env["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), env.get("PATH", "")])
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env["HF_HUB_OFFLINE"] = "1"
+    env["TOKENIZERS_PARALLELISM"] = "false"
+    if sys.prefix != sys.base_prefix:
+        env["VIRTUAL_ENV"] = sys.prefix
+    return env
+
+
+def command(layout: Layout, ports: Ports, shm_prefix: str, drain_timeout_s: int) -> list[str]:
+    """The command line of the server on both repositories, shut by default."""
+    restricted = ",".join(CONTROL_APIS) + f":{CONTROL_HEADER}={layout.control_key()}"
+    return [
+        str(wheel_folder() / "bin" / "tritonserver"),
+        *(f"--model-repository={repository}" for repository in layout.repositories),
+        f"--backend-directory={_backend_directory(layout.state)}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--http-address={ADDRESS}",
+        f"--grpc-address={ADDRESS}",
+        f"--metrics-address={ADDRESS}",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        f"--exit-timeout-secs={drain_timeout_s}",
+    ]

@@ -1,0 +1,69 @@
+"""Where things are: the repository's root, the two Triton repositories, and the state that is kept between runs."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OperatorError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one checkout. `root` holds model_repository/ and ensembles/."""
+
+    root: Path
+
+    @classmethod
+    def find(cls) -> "Layout":
+        """The checkout that $TRIREME_ROOT names, or that this package lies in.
+
+        Raises OperatorError if there is no model repository.
+        """
+        named = os.environ.get("TRIREME_ROOT")
+        root = Path(named).resolve() if named else Path(__file__).resolve().parents[2]
+        if not (root / "model_repository").is_dir():
+            hint = "is what TRIREME_ROOT names" if named else "is where this package lies; set TRIREME_ROOT"
+            raise OperatorError(f"{root} holds no model_repository/ ({hint})")
+        return cls(root)
+
+    @property
+    def repositories(self) -> tuple[Path, Path]:
+        """The two Triton model repositories: the models, and the graphs that join them."""
+        return self.root / "model_repository", self.root / "ensembles"
+
+    @property
+    def state(self) -> Path:
+        """What `serve` keeps: control key, logs, the assembled backend."""
+        return self.root / ".trireme"
+
+    @property
+    def engine_versions(self) -> list[Path]:
+        """Every version folder of the engine model."""
+        return version_folders(self.root / "model_repository" / "tensorrt_llm")
+
+    @property
+    def versions(self) -> list[Path]:
+        """Every version folder of every model."""
+        models = sorted(path for path in (self.root / "model_repository").iterdir() if path.is_dir())
+        return [version for model in models for version in version_folders(model)]
+
+    def control_key(self) -> str:
+        """The key to the control APIs, from a file that only its owner can read; made where there is none."""
+        path = self.state / "control.key"
+        self.state.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if path.stat().st_mode & 0o077:
+                raise OperatorError(f"{path} can be read by others. Type: chmod 600 {path}") from None
+            return path.read_text(encoding="ascii").strip()
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            key = secrets.token_urlsafe(32)
+            file.write(key + "\n")
+        return key
+
+
+def version_folders(model: Path) -> list[Path]:
+    """The numbered folders of a model, lowest first."""
+    return sorted((path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()), key=lambda p: int(p.name))

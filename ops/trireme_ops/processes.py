@@ -1,0 +1,91 @@
+"""A server process and all that belongs to it: its session, and its shared memory."""
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+SHM = Path("/dev/shm")
+SHM_PREFIX = "trireme"
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def shm_prefix(owner_pid: int) -> str:
+    """The prefix of the shared-memory regions of the server that process `owner_pid` started."""
+    return f"{SHM_PREFIX}_{owner_pid}_"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def remove_regions(prefix: str) -> list[str]:
+    """Remove the shared-memory regions whose name begins with `prefix`; their names."""
+    removed = []
+    for path in SHM.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)
+        removed.append(path.name)
+    return removed
+
+
+def abandoned_regions() -> list[Path]:
+    """Regions of servers whose owner is gone."""
+    found = []
+    for path in SHM.glob(f"{SHM_PREFIX}_*_*"):
+        owner = path.name.split("_")[1]
+        if owner.isdecimal() and not is_alive(int(owner)):
+            found.append(path)
+    return found
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # After the name: state, ppid, pgrp, session.
+        if int(fields[3]) == session and fields[0] != "Z":
+            members.append(int(entry.name))
+    return members
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start a process as the leader of a session of its own.
+
+    Ctrl-C in the terminal does not reach it, and it gets SIGTERM if this process dies.
+    """
+    return subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
+
+
+def end_session(session: int) -> list[int]:
+    """Kill what is left of a session; the process ids."""
+    left = session_members(session)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return left

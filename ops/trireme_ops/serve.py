@@ -1,0 +1,137 @@
+"""`trireme serve`: a real Triton server on this checkout, until Ctrl-C or SIGTERM."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import ports
+from .arguments import add_port_arguments, ports_of
+from .checks import Status, all_checks
+from .doctor import render
+from .embedded import ADDRESS, Ports
+from .errors import OperatorError
+from .layout import Layout
+from .server import EmbeddedServer
+
+#: Deployment profiles. `cpu` is the model repository as committed.
+PROFILES = ("cpu",)
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser("serve", help="start a Triton server on this checkout")
+    add_port_arguments(parser)
+    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="deployment profile (default: cpu)")
+    parser.add_argument("--log", type=Path, help="the server's log (default: .trireme/logs/triton-HTTP_PORT.log)")
+    parser.add_argument("--ready-file", type=Path, help="write addresses and process ids here, as JSON, once ready")
+    parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
+    parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
+    parser.set_defaults(run=run)
+
+
+class _Signals:
+    """Counts SIGINT and SIGTERM: the first asks to drain, the second to end at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def check(layout: Layout, wanted: Ports) -> None:
+    """Raise OperatorError with what to type if something keeps the server from starting."""
+    failures = [finding for finding in all_checks(layout, wanted) if finding.status is Status.FAIL]
+    if failures:
+        raise OperatorError("this machine is not ready to serve:\n" + render(failures))
+
+
+def prepare_engines(layout: Layout) -> None:
+    """Make the engine folders that are generated from a checkpoint. Raises OperatorError where that fails."""
+    from trireme_build.checkpoint import CheckpointError
+    from trireme_build.engine_folder import ensure_engine, is_current
+
+    for folder in layout.engine_versions:
+        try:
+            if not is_current(folder):
+                print(f"Making the engine of {folder.parent.name}/{folder.name} from its checkpoint ...", flush=True)
+            ensure_engine(folder, layout.root)
+        except CheckpointError as error:
+            raise OperatorError(str(error)) from error
+
+
+def _resolve(wanted: Ports) -> Ports:
+    free = iter(ports.free_ports(3))
+    return Ports(*(port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics)))
+
+
+def _announce(server: EmbeddedServer, started: float) -> None:
+    grpc = f"{ADDRESS}:{server.ports.grpc}"
+    trireme = Path(sys.argv[0])
+    shown = os.path.relpath(trireme) if trireme.is_relative_to(Path.cwd()) else trireme
+    url = "" if server.ports.grpc == 8001 else f" --url {grpc}"
+    print(
+        f"Ready after {time.monotonic() - started:.1f} s.\n"
+        f"  gRPC     {grpc}\n"
+        f"  HTTP     http://{ADDRESS}:{server.ports.http}\n"
+        f"  metrics  http://{ADDRESS}:{server.ports.metrics}/metrics\n"
+        f"  log      {server.log_path}\n"
+        f"Ask it something, from another terminal:\n"
+        f'  {shown} ask{url} "What is 37 + 58?"\n'
+        f"Ctrl-C stops it.",
+        flush=True,
+    )
+
+
+def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
+    ready = {
+        "pid": os.getpid(),
+        "triton_pid": server.process.pid,
+        "http": f"{ADDRESS}:{server.ports.http}",
+        "grpc": f"{ADDRESS}:{server.ports.grpc}",
+        "metrics": f"{ADDRESS}:{server.ports.metrics}",
+    }
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
+    staging.write_text(json.dumps(ready), encoding="utf-8")
+    staging.rename(path)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; 0 if the server was drained, 1 if it ended by itself."""
+    started = time.monotonic()
+    layout = Layout.find()
+    wanted = ports_of(arguments)
+    check(layout, wanted)
+    prepare_engines(layout)
+    resolved = _resolve(wanted)
+    log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
+    server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout)
+    signals = _Signals()
+    print("Starting tritonserver ...", flush=True)
+    server.start()
+    try:
+        if server.wait_until_ready(arguments.ready_timeout, lambda: signals.count > 0):
+            _announce(server, started)
+            if arguments.ready_file:
+                _write_ready_file(arguments.ready_file, server)
+        while signals.count == 0:
+            if server.process.poll() is not None:
+                raise OperatorError(
+                    f"tritonserver ended by itself with status {server.process.returncode}:\n{server.errors_in_log()}"
+                )
+            time.sleep(0.1)
+        print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
+    finally:
+        server.stop(at_once=lambda: signals.count > 1)
+        if arguments.ready_file:
+            arguments.ready_file.unlink(missing_ok=True)
+    print("Stopped.", flush=True)
+    return 0

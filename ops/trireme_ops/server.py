@@ -1,0 +1,103 @@
+"""The embedded server's life: start, wait until it is ready, watch, drain, stop, leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from . import embedded, processes
+from .embedded import ADDRESS, Ports
+from .errors import OperatorError
+from .layout import Layout
+
+_POLL_S = 0.05
+
+
+class EmbeddedServer:
+    """One tritonserver on both repositories, in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
+
+    def __init__(self, layout: Layout, ports: Ports, log_path: Path, drain_timeout_s: int = 30) -> None:
+        self.layout = layout
+        self.ports = ports
+        self.log_path = log_path
+        self.drain_timeout_s = drain_timeout_s
+        self._shm_prefix = processes.shm_prefix(os.getpid())
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The running server."""
+        assert self._process is not None, "the server was not started"
+        return self._process
+
+    def start(self) -> None:
+        """Start the process; shared memory of servers that are gone is removed first."""
+        for region in processes.abandoned_regions():
+            region.unlink(missing_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        command = embedded.command(self.layout, self.ports, self._shm_prefix, self.drain_timeout_s)
+        with self.log_path.open("wb") as log:
+            self._process = processes.start_session(command, embedded.environment(), log)
+
+    def is_ready(self) -> bool:
+        """Whether the server and all its models are ready."""
+        url = f"http://{ADDRESS}:{self.ports.http}/v2/health/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_until_ready(self, timeout_s: float, stopped: Callable[[], bool]) -> bool:
+        """Wait; False if `stopped` became true meanwhile.
+
+        Raises OperatorError with the end of the log if the server ends, or is not ready in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not stopped():
+            if self.process.poll() is not None:
+                raise OperatorError(f"tritonserver ended with status {self.process.returncode}:\n{self.errors_in_log()}")
+            if self.is_ready():
+                return True
+            if time.monotonic() > deadline:
+                raise OperatorError(f"tritonserver was not ready after {timeout_s:g} s:\n{self.errors_in_log()}")
+            time.sleep(_POLL_S)
+        return False
+
+    def errors_in_log(self, count: int = 8) -> str:
+        """The log's last error lines, and where the rest is."""
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        harmless = ("CudaDriverHelper", "unable to create stream", "DCGM", "NVML")
+        errors = [
+            line.replace("\\n", "\n")
+            for line in lines
+            if line.startswith(("E", "error:")) and not any(word in line for word in harmless)
+        ]
+        return "\n".join([*(errors or lines)[-count:], f"(the whole log: {self.log_path})"])
+
+    def stop(self, at_once: Callable[[], bool] = lambda: False) -> int:
+        """Drain, end and clean up; the server's exit status. `at_once` becoming true ends the draining."""
+        process = self.process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        # The server's own timeout, and time to unload.
+        deadline = time.monotonic() + self.drain_timeout_s + 10
+        while process.poll() is None:
+            if at_once() or time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+            time.sleep(_POLL_S)
+        self._clean_up()
+        return process.returncode
+
+    def _clean_up(self) -> None:
+        """Give what is left of the session a moment to see that its server is gone, then kill it."""
+        deadline = time.monotonic() + 2
+        while processes.session_members(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        processes.end_session(self.process.pid)
+        processes.remove_regions(self._shm_prefix)
