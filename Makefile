@@ -1,4 +1,4 @@
-.PHONY: serve test test-build check format setup setup-dev setup-build lock train clean help
+.PHONY: serve test test-build check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -62,6 +62,9 @@ train: setup-build ## Train the reference checkpoint again (about 80 minutes on 
 
 LOCK = uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" pyproject.toml requirements/install.in
+
+publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
+	@$(VENV)/bin/python -m trireme_build.reference.publish
 
 lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) -o requirements/core.txt

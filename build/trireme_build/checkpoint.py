@@ -92,7 +92,7 @@ def read_weights(folder: Path) -> dict[str, NDArray[np.float32]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not found; only safetensors are read, in one file")
     weights: dict[str, NDArray[np.float32]] = {}
-    for name, tensor in deserialize(path.read_bytes()):
+    for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
         dtype, shape, data = tensor["dtype"], tensor["shape"], tensor["data"]
         if dtype == "BF16":
             wide = np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16

@@ -14,27 +14,27 @@ from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, delta_of, request_of
 
 
 class AsyncStream:
-    """An answer that is under way: `async for` its pieces; `close` (or the end of `async with`) cancels what is left."""
+    """An answer that is under way: `async for` its pieces; `close`, or the end of `async with`, cancels the rest."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
         self._collector = Collector()
-        self._pieces = self._read()
 
-    async def _read(self) -> AsyncIterator[Delta]:
-        try:
-            async for response in self._call:
-                delta = delta_of(response)
-                if delta is not None:
-                    self._collector.add(delta)
-                    yield delta
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        finally:
-            self._call.cancel()
+    def __aiter__(self) -> "AsyncStream":
+        return self
 
-    def __aiter__(self) -> AsyncIterator[Delta]:
-        return self._pieces
+    async def __anext__(self) -> Delta:
+        while True:
+            try:
+                response = await self._call.read()
+            except grpc.RpcError as error:
+                raise error_from_rpc(error) from error
+            if response is grpc.aio.EOF:
+                raise StopAsyncIteration
+            delta = delta_of(response)
+            if delta is not None:
+                self._collector.add(delta)
+                return delta
 
     @property
     def completion(self) -> Completion:
@@ -50,6 +50,9 @@ class AsyncStream:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self._call.cancel()
 
 
 class AsyncClient:
@@ -90,7 +93,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; running streams are cancelled."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

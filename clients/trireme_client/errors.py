@@ -11,6 +11,7 @@ TriremeError
 """
 
 import grpc
+
 from trireme_runtime.contract import Code, parse_refusal
 
 
@@ -79,6 +80,9 @@ def error_from_text(text: str) -> TriremeError:
     refusal = parse_refusal(text)
     if refusal is not None:
         return _BY_CODE[refusal.code](refusal.message, refusal.retry_after_ms)
+    if "no available versions" in text:
+        # Its model is known, but not loaded: the server starts, stops or swaps it.
+        return Unavailable(text)
     if "unknown model" in text or "is not found" in text:
         return NotFound(text)
     if any(wording in text for wording in _INVALID_WORDINGS):

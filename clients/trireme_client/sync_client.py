@@ -1,7 +1,6 @@
 """The blocking client."""
 
 import uuid
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -19,25 +18,19 @@ class Stream:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._collector = Collector()
-        self._pieces = self._read()
 
-    def _read(self) -> Iterator[Delta]:
-        try:
-            for response in self._call:
-                delta = delta_of(response)
-                if delta is not None:
-                    self._collector.add(delta)
-                    yield delta
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        finally:
-            self._call.cancel()
-
-    def __iter__(self) -> Iterator[Delta]:
-        return self._pieces
+    def __iter__(self) -> "Stream":
+        return self
 
     def __next__(self) -> Delta:
-        return next(self._pieces)
+        while True:
+            try:
+                delta = delta_of(next(self._call))
+            except grpc.RpcError as error:
+                raise error_from_rpc(error) from error
+            if delta is not None:
+                self._collector.add(delta)
+                return delta
 
     @property
     def completion(self) -> Completion:

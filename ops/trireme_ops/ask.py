@@ -1,6 +1,7 @@
 """`trireme ask`: one question to a running server, the answer as it comes."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -14,7 +15,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Register the subcommand."""
     parser = commands.add_parser("ask", help="ask a running server; the answer streams over gRPC")
     parser.add_argument("question", help="what to ask; - reads it from standard input")
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"gRPC endpoint (default {DEFAULT_URL})")
+    default_url = os.environ.get("TRIREME_URL", DEFAULT_URL)
+    parser.add_argument("--url", default=default_url, help=f"gRPC endpoint (default: $TRIREME_URL, or {DEFAULT_URL})")
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"default {DEFAULT_MODEL}")
     parser.add_argument("--system", help="a system message in front of the question")
     parser.add_argument("--raw", action="store_true", help="send the question as it is, without the chat template")

@@ -1,6 +1,5 @@
 """What a machine needs to serve, each as one check that says what to type where something is missing."""
 
-import glob
 import os
 import platform
 import shutil
@@ -47,7 +46,9 @@ def python_version() -> Finding:
     name = f"{platform.python_implementation()} {platform.python_version()}"
     if (3, 10) <= sys.version_info[:2] <= (3, 12) and platform.python_implementation() == "CPython":
         return Finding("python", Status.OK, name)
-    return Finding("python", Status.FAIL, f"{name}; CPython 3.10 to 3.12 is needed", "make clean serve PYTHON=python3.11")
+    return Finding(
+        "python", Status.FAIL, f"{name}; CPython 3.10 to 3.12 is needed", "make clean serve PYTHON=python3.11"
+    )
 
 
 def system() -> Finding:
@@ -55,7 +56,9 @@ def system() -> Finding:
     name = f"{platform.system()} {platform.machine()}"
     if name == "Linux x86_64":
         return Finding("system", Status.OK, f"{name}, {' '.join(platform.libc_ver())}")
-    return Finding("system", Status.FAIL, f"{name}; the embedded server needs Linux x86_64", "use docker/ on that machine")
+    return Finding(
+        "system", Status.FAIL, f"{name}; the embedded server needs Linux x86_64", "use docker/ on that machine"
+    )
 
 
 def shared_libpython() -> Finding:
@@ -134,7 +137,12 @@ def memory() -> Finding:
     if available >= MIN_MEMORY_BYTES:
         return Finding("memory", Status.OK, detail)
     needed = f"{detail}; {MIN_MEMORY_BYTES // MEBIBYTE} MiB are advisable"
-    return Finding("memory", Status.NOTE, needed, "lower max_tokens_in_paged_kv_cache in model_repository/tensorrt_llm/config.pbtxt")
+    return Finding(
+        "memory",
+        Status.NOTE,
+        needed,
+        "lower max_tokens_in_paged_kv_cache in model_repository/tensorrt_llm/config.pbtxt",
+    )
 
 
 def cpu() -> Finding:
@@ -155,7 +163,7 @@ def cpu() -> Finding:
 
 def gpu() -> Finding:
     """No GPU is needed for the profile cpu."""
-    if not glob.glob("/dev/nvidia[0-9]*") or shutil.which("nvidia-smi") is None:
+    if not list(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is None:
         return Finding("gpu", Status.OK, "none (the profile cpu needs none)")
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)

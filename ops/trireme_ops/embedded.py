@@ -79,7 +79,7 @@ def environment() -> dict[str, str]:
     return env
 
 
-def command(layout: Layout, ports: Ports, shm_prefix: str, drain_timeout_s: int) -> list[str]:
+def command(layout: Layout, ports: Ports, shm_prefix: str, exit_timeout_s: int) -> list[str]:
     """The command line of the server on both repositories, shut by default."""
     restricted = ",".join(CONTROL_APIS) + f":{CONTROL_HEADER}={layout.control_key()}"
     return [
@@ -98,5 +98,5 @@ def command(layout: Layout, ports: Ports, shm_prefix: str, drain_timeout_s: int)
         f"--metrics-port={ports.metrics}",
         f"--http-restricted-api={restricted}",
         f"--grpc-restricted-protocol={restricted}",
-        f"--exit-timeout-secs={drain_timeout_s}",
+        f"--exit-timeout-secs={exit_timeout_s}",
     ]

@@ -66,4 +66,6 @@ class Layout:
 
 def version_folders(model: Path) -> list[Path]:
     """The numbered folders of a model, lowest first."""
-    return sorted((path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()), key=lambda p: int(p.name))
+    return sorted(
+        (path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()), key=lambda p: int(p.name)
+    )

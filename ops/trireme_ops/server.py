@@ -16,6 +16,10 @@ from .layout import Layout
 
 _POLL_S = 0.05
 
+#: Triton's own wait for requests at its end, after draining, and for how long unloading may take.
+_EXIT_TIMEOUT_S = 2
+_UNLOAD_TIMEOUT_S = 20
+
 
 class EmbeddedServer:
     """One tritonserver on both repositories, in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
@@ -25,6 +29,7 @@ class EmbeddedServer:
         self.ports = ports
         self.log_path = log_path
         self.drain_timeout_s = drain_timeout_s
+        self.was_ready = False
         self._shm_prefix = processes.shm_prefix(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +44,7 @@ class EmbeddedServer:
         for region in processes.abandoned_regions():
             region.unlink(missing_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = embedded.command(self.layout, self.ports, self._shm_prefix, self.drain_timeout_s)
+        command = embedded.command(self.layout, self.ports, self._shm_prefix, _EXIT_TIMEOUT_S)
         with self.log_path.open("wb") as log:
             self._process = processes.start_session(command, embedded.environment(), log)
 
@@ -60,8 +65,11 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout_s
         while not stopped():
             if self.process.poll() is not None:
-                raise OperatorError(f"tritonserver ended with status {self.process.returncode}:\n{self.errors_in_log()}")
+                raise OperatorError(
+                    f"tritonserver ended with status {self.process.returncode}:\n{self.errors_in_log()}"
+                )
             if self.is_ready():
+                self.was_ready = True
                 return True
             if time.monotonic() > deadline:
                 raise OperatorError(f"tritonserver was not ready after {timeout_s:g} s:\n{self.errors_in_log()}")
@@ -79,13 +87,54 @@ class EmbeddedServer:
         ]
         return "\n".join([*(errors or lines)[-count:], f"(the whole log: {self.log_path})"])
 
+    def drain(self, at_once: Callable[[], bool] = lambda: False) -> bool:
+        """Take no further requests and let those under way come to their end; False if some did not in time.
+
+        Triton's own shutdown refuses the next step of an ensemble that is under way. So the ensembles are unloaded
+        first: that keeps new requests out, and leaves the models in place for those that run. A model that is called
+        directly goes on taking requests until the timeout.
+        """
+        deadline = time.monotonic() + self.drain_timeout_s
+        try:
+            for ensemble in sorted(path.name for path in self.layout.repositories[1].iterdir() if path.is_dir()):
+                self._control(f"repository/models/{ensemble}/unload")
+            seen: tuple[float, float] | None = None
+            while time.monotonic() < deadline and not at_once():
+                now = self._in_flight()
+                if now[0] == 0 and now == seen:
+                    return True
+                seen = now
+                time.sleep(2 * _POLL_S)
+        except OSError:
+            # The server is gone, or does not answer: nothing is left to wait for.
+            return self.process.poll() is not None
+        return False
+
+    def _control(self, path: str) -> None:
+        headers = {embedded.CONTROL_HEADER: self.layout.control_key()}
+        request = urllib.request.Request(
+            f"http://{ADDRESS}:{self.ports.http}/v2/{path}", data=b"{}", headers=headers, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
+    def _in_flight(self) -> tuple[float, float]:
+        """How many generations run, and how many chunks were detokenized so far: at rest both stand still."""
+        with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.metrics}/metrics", timeout=10) as answer:
+            lines = answer.read().decode("utf-8").splitlines()
+        values = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        running = sum(float(value) for name, _, value in values if name.startswith("trireme_requests_running"))
+        executions = sum(float(value) for name, _, value in values if name.startswith("nv_inference_exec_count"))
+        return running, executions
+
     def stop(self, at_once: Callable[[], bool] = lambda: False) -> int:
         """Drain, end and clean up; the server's exit status. `at_once` becoming true ends the draining."""
         process = self.process
+        if process.poll() is None and self.was_ready:
+            self.drain(at_once)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        # The server's own timeout, and time to unload.
-        deadline = time.monotonic() + self.drain_timeout_s + 10
+        deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
         while process.poll() is None:
             if at_once() or time.monotonic() > deadline:
                 process.kill()

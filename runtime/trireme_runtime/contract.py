@@ -104,7 +104,10 @@ ENSEMBLE_OUTPUTS = (
     *_tensors("INT32", (1,), "num_input_tokens num_output_tokens"),
 )
 
-PREPROCESSING_INPUTS = _tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS")
+PREPROCESSING_INPUTS = (
+    *_tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS"),
+    *_tensors("INT32", (1,), "REQUEST_OUTPUT_LEN"),
+)
 
 PREPROCESSING_OUTPUTS = (
     *_tensors("INT32", (-1,), "INPUT_ID"),

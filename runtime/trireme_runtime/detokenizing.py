@@ -43,8 +43,7 @@ class Detokenizer:
         byte_level = "ByteLevel" in str(self._backend.decoder)
         stand_ins = _byte_of_unicode()
         self._continues = [
-            index not in added
-            and _continues_character(self._backend.id_to_token(index) or "", byte_level, stand_ins)
+            index not in added and _continues_character(self._backend.id_to_token(index) or "", byte_level, stand_ins)
             for index in range(len(tokenizer))
         ]
 
@@ -53,7 +52,7 @@ class Detokenizer:
         return str(self._backend.decode(ids, skip_special_tokens=True))
 
     def window_start(self, ids: Sequence[int], sent: int) -> int:
-        """Where the window before `ids[sent:]` begins: a character boundary, at least WINDOW_IDS back if there is one."""
+        """Where the window before `ids[sent:]` begins: at a character boundary, WINDOW_IDS or a few more back."""
         start = max(0, sent - WINDOW_IDS)
         while start > 0 and self._continues[ids[start]]:
             start -= 1

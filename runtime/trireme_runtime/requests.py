@@ -143,12 +143,21 @@ class _Reader:
         return tuple(text for value in values.reshape(-1) if (text := decode_text(client_name(name), value)))
 
 
+def _shown(values: NDArray[Any]) -> str:
+    """A short form of a tensor's value: itself if it is one, its shape otherwise."""
+    if values.size != 1:
+        return f"(shape {list(values.shape)})"
+    value = values.flat[0]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return repr(text[:40]) if isinstance(value, bytes) else text
+
+
 def refuse_unsupported(tensors: Tensors, honoured: frozenset[str], engine: str) -> None:
     """Raise Refusal naming the first tensor that neither `engine` nor the model around it can honour."""
     for name in sorted(tensors.keys() - honoured - _HONOURED_HERE):
         neutral = _NEUTRAL.get(name)
         if neutral is None or not neutral(tensors[name]):
-            raise invalid(f"{client_name(name)} is not supported by the engine {engine}")
+            raise invalid(f"{client_name(name)} {_shown(tensors[name])} is not supported by the engine {engine}")
 
 
 def _sampling(read: _Reader) -> Sampling:
@@ -212,4 +221,3 @@ def parse_generation(
         echo=not read.scalar("exclude_input_in_output", defaults.exclude_input_in_output),
         stop_strings=read.texts("stop_strings"),
     )
-

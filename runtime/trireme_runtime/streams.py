@@ -7,7 +7,6 @@ load a message holds several tokens and the number of messages stays what the se
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +45,19 @@ class Sink(Protocol):
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone away."""
+
+
+class Observer(Protocol):
+    """Who is told what happens; called from the router's threads."""
+
+    def running(self, count: int) -> None:
+        """`count` generations are running or being sent now."""
+
+    def generated(self, count: int) -> None:
+        """`count` further ids came from the engine."""
+
+    def engine_lost(self, error: EngineDied) -> None:
+        """The engine died; its streams were ended with an error."""
 
 
 class _Stream:
@@ -96,16 +108,13 @@ class _Stream:
 class StreamRouter:
     """Runs generations on an engine and hands their ids to sinks.
 
-    `detokenizer` is asked for window boundaries and stop strings only; texts are made elsewhere. `on_engine_lost` is
-    called once if the engine dies, after its streams were ended with an error.
+    `detokenizer` is asked for window boundaries and stop strings only; texts are made elsewhere.
     """
 
-    def __init__(
-        self, engine: Engine, detokenizer: Detokenizer, on_engine_lost: Callable[[EngineDied], None] = lambda _: None
-    ) -> None:
+    def __init__(self, engine: Engine, detokenizer: Detokenizer, observer: Observer) -> None:
         self._engine = engine
         self._detokenizer = detokenizer
-        self._on_engine_lost = on_engine_lost
+        self._observer = observer
         self._keys = itertools.count(1)
         self._streams: dict[int, _Stream] = {}
         self._ready: deque[_Stream] = deque()
@@ -124,6 +133,12 @@ class StreamRouter:
         """How many generations are running or being sent."""
         return len(self._streams)
 
+    def peek(self, key: int) -> tuple[int, bool] | None:
+        """How many ids of a generation have come, and whether it has ended; None if it is not running."""
+        with self._changed:
+            stream = self._streams.get(key)
+            return None if stream is None else (stream.generated, stream.done)
+
     def keys_of(self, request_id: str) -> list[int]:
         """The keys of the running generations that were started under the client's `request_id`."""
         with self._changed:
@@ -132,9 +147,7 @@ class StreamRouter:
     def start(self, request: GenerationRequest, sink: Sink, request_id: str = "") -> int:
         """Submit a generation; its key. Raises Refusal, and then never touches `sink`."""
         key = next(self._keys)
-        engine_request = EngineRequest(
-            key, request.input_ids, request.max_new_tokens, request.end_id, request.sampling
-        )
+        engine_request = EngineRequest(key, request.input_ids, request.max_new_tokens, request.end_id, request.sampling)
         check_request(engine_request, self._engine.limits)
         matcher = StopMatcher(request.stop_strings, self._detokenizer) if request.stop_strings else None
         with self._changed:
@@ -149,6 +162,7 @@ class StreamRouter:
             if isinstance(error, Refusal):
                 raise
             raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {error}") from error
+        self._observer.running(self.active)
         return key
 
     def cancel(self, key: int) -> bool:
@@ -189,6 +203,7 @@ class StreamRouter:
                             finished.append(event.key)
                         self._queue(stream)
                     self._changed.notify()
+                self._observer.generated(sum(len(event.ids) for event in batch))
                 for key in finished:
                     self._engine.cancel(key)
         except EngineDied as error:
@@ -198,7 +213,7 @@ class StreamRouter:
                     stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {error}")
                     self._queue(stream)
                 self._changed.notify()
-            self._on_engine_lost(error)
+            self._observer.engine_lost(error)
 
     def _send(self) -> None:
         while True:
@@ -216,10 +231,12 @@ class StreamRouter:
             if chunk is None:
                 assert stream.error is not None
                 stream.sink.fail(stream.error)
-                continue
-            if not done and stream.sink.is_cancelled():
-                self.cancel(stream.key)
-            stream.sink.send(chunk, final=done)
+            else:
+                if not done and stream.sink.is_cancelled():
+                    self.cancel(stream.key)
+                stream.sink.send(chunk, final=done)
+            if done:
+                self._observer.running(self.active)
 
     def _chunk(self, stream: _Stream) -> Chunk:
         start = self._detokenizer.window_start(stream.ids, stream.sent)

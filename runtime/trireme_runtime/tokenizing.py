@@ -105,7 +105,8 @@ def _json(name: str, text: str) -> Any:
 def _parse_messages(text: str) -> list[dict[str, Any]]:
     parsed = _json("messages", text)
     if not isinstance(parsed, list) or not parsed:
-        raise invalid(f"messages: a JSON list with at least one message is needed, not {_kind(parsed)}")
+        found = "an empty one" if parsed == [] else _kind(parsed)
+        raise invalid(f"messages: a JSON list with at least one message is needed, not {found}")
     for index, message in enumerate(parsed):
         if not isinstance(message, dict):
             raise invalid(f"messages[{index}]: an object with role and content is needed, not {_kind(message)}")

@@ -47,7 +47,7 @@ class ConversationEncoder:
         self._special = {name: tokenizer.convert_tokens_to_ids(name) for name in (SYSTEM, USER, ASSISTANT)}
 
     def _text(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def raw(self, example: tasks.Example) -> Conversation:
         """The prompt as plain text; the answer follows on a new line."""

@@ -1,6 +1,6 @@
 """Exact-match evaluation of a checkpoint on the held-out prompts, greedy, in float32.
 
-    python -m trireme_build.reference.evaluate CHECKPOINT [--prompts FILE] [--json]
+python -m trireme_build.reference.evaluate CHECKPOINT [--prompts FILE] [--json]
 """
 
 import argparse
@@ -15,8 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .tasks import Example
 
-#: The prompts that the model card reports on.
-HELD_OUT_SEED, HELD_OUT_COUNT = 10_007, 500
 MAX_NEW_TOKENS = 352
 
 
@@ -25,7 +23,6 @@ def chat_ids(tok: Any, prompt: str) -> list[int]:
     return list(tok.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True))
 
 
-@torch.inference_mode()
 def generate_ids(model: Any, tok: Any, prompts: list[str], batch: int = 64) -> list[list[int]]:
     """Greedy new ids of each prompt, the end token included where it came."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -33,9 +30,7 @@ def generate_ids(model: Any, tok: Any, prompts: list[str], batch: int = 64) -> l
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         inputs = tok.pad({"input_ids": [chat_ids(tok, prompts[i]) for i in chosen]}, return_tensors="pt")
-        output = model.generate(
-            **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tok.pad_token_id
-        )
+        output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tok.pad_token_id)
         for i, ids in zip(chosen, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             end = ids.index(tok.eos_token_id) + 1 if tok.eos_token_id in ids else len(ids)
             answers[i] = ids[:end]

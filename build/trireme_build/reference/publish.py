@@ -27,7 +27,12 @@ def publish(checkpoint: Path, root: Path) -> None:
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, tokenizer / name)
         shutil.rmtree(version_folder / "engine", ignore_errors=True)
-        origin = {"model": model, "version": 1, "recipe": "trireme_build.reference", "source": source_of(checkpoint, root)}
+        origin = {
+            "model": model,
+            "version": 1,
+            "recipe": "trireme_build.reference",
+            "source": source_of(checkpoint, root),
+        }
         if model != "tensorrt_llm":
             # Only the engine's version is generated from the checkpoint; the others hold all they need.
             origin["made_from"] = origin.pop("source")

@@ -18,11 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from . import tasks, tokenizer
 from .data import IGNORED, Rows, training_rows
 from .evaluate import accuracy_by_task, score
+from .splits import DEVELOPMENT_COUNT, DEVELOPMENT_SEED
 
 #: (rows, length) of the batches with short and with long conversations.
 SHORT, LONG = (48, 128), (18, 352)
-#: Development prompts: held out from training too, and other ones than those that the model card reports.
-DEVELOPMENT_SEED, DEVELOPMENT_COUNT = 20_001, 256
 
 
 def llama_config(tok: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -124,7 +123,9 @@ def main() -> None:
             eager.to(torch.bfloat16).float()
             by_task = accuracy_by_task(score(eager, tok, development))
             overall = by_task.pop("all")
-            print(json.dumps({"step": step, "minutes": round(elapsed_s / 60, 1), "all": overall, **by_task}), flush=True)
+            print(
+                json.dumps({"step": step, "minutes": round(elapsed_s / 60, 1), "all": overall, **by_task}), flush=True
+            )
             if overall >= best:
                 best = overall
                 save_checkpoint(eager, tok, arguments.out)

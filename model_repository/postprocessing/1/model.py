@@ -11,7 +11,7 @@ from trireme_runtime.tokenizing import load_tokenizer
 
 
 class TritonPythonModel:
-    """In: TOKENS_BATCH [1, beams, n], SEQUENCE_LENGTH [1, beams], WINDOW_IDS [1, w] and the reasons. Out: OUTPUT [1, beams]."""
+    """In: TOKENS_BATCH [1, beams, n], SEQUENCE_LENGTH [1, beams], WINDOW_IDS [1, w]. Out: OUTPUT [1, beams]."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig(args)

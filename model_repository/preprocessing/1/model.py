@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from trireme_runtime import triton
 from trireme_runtime.contract import invalid
 from trireme_runtime.requests import check_batch_of_one, decode_text
@@ -10,7 +11,7 @@ from trireme_runtime.tokenizing import Encoder, load_tokenizer
 
 
 class TritonPythonModel:
-    """In: QUERY, MESSAGES, CHAT_TEMPLATE_KWARGS, each STRING [1, 1]. Out: INPUT_ID [1, n], REQUEST_INPUT_LEN [1, 1]."""
+    """In: QUERY or MESSAGES, CHAT_TEMPLATE_KWARGS, STRING [1, 1]. Out: INPUT_ID [1, n], REQUEST_INPUT_LEN [1, 1]."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self._encoder = Encoder(load_tokenizer(triton.ModelConfig(args).folder("tokenizer_dir")))

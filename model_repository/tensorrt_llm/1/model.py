@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
 from trireme_runtime import triton
 from trireme_runtime.contract import Code, Refusal, invalid
 from trireme_runtime.detokenizing import Detokenizer
 from trireme_runtime.engines import load_engine
 from trireme_runtime.engines.base import EngineSettings
+from trireme_runtime.metrics import EngineMetrics
 from trireme_runtime.requests import Defaults, check_batch_of_one, parse_generation
 from trireme_runtime.streams import Chunk, StreamRouter
 from trireme_runtime.tokenizing import load_tokenizer
@@ -59,11 +61,7 @@ class TritonPythonModel:
             reuse_kv_blocks=config.flag("enable_kv_cache_reuse"),
         )
         self._engine = load_engine(config.text("engine"), config.folder("engine_dir"), settings)
-        self._router = StreamRouter(self._engine, Detokenizer(tokenizer), self._engine_lost)
-
-    @staticmethod
-    def _engine_lost(error: Exception) -> None:
-        pb_utils.Logger.log_error(f"the engine was lost: {error}")
+        self._router = StreamRouter(self._engine, Detokenizer(tokenizer), EngineMetrics(args))
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:

@@ -90,7 +90,7 @@ class Engine(Protocol):
     honours: frozenset[str]
 
     def submit(self, request: EngineRequest) -> None:
-        """Queue a request that `check_request` accepts. Raises EngineDied."""
+        """Queue a request. Raises what `check_request` raises, ValueError for a key in use, and EngineDied."""
 
     def cancel(self, key: int) -> None:
         """End a request early; its last event then has the reason `cancelled`. Unknown keys are ignored."""

@@ -43,6 +43,7 @@ class OpenVinoEngine:
             )
         self._connection = Connection(ours.detach())
         self._send_lock = threading.Lock()
+        self._active: set[int] = set()
         self._closing = False
         self._send((folder, settings))
         answer = self._receive()
@@ -75,6 +76,11 @@ class OpenVinoEngine:
 
     def submit(self, request: EngineRequest) -> None:
         check_request(request, self.limits)
+        with self._send_lock:
+            if request.key in self._active:
+                # The pipeline would wedge for good on a second active request of the same id.
+                raise ValueError(f"engine key {request.key} is already active")
+            self._active.add(request.key)
         self._send(("submit", request))
 
     def cancel(self, key: int) -> None:
@@ -89,6 +95,10 @@ class OpenVinoEngine:
                     return
                 raise
             assert isinstance(batch, list)
+            ended = {event.key for event in batch if event.is_last}
+            if ended:
+                with self._send_lock:
+                    self._active -= ended
             yield batch
 
     def close(self) -> None:

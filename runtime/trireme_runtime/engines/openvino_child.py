@@ -84,10 +84,6 @@ class Generator:
 
     def submit(self, request: EngineRequest) -> list[EngineEvent]:
         """Add a request; events only where it is refused."""
-        if request.key in self._active:
-            # The pipeline would wedge for good on a second active request of the same id.
-            error = Refusal(Code.INTERNAL, f"engine key {request.key} is already active")
-            return [EngineEvent(request.key, error=error)]
         ids = ov.Tensor(np.array([request.input_ids], dtype=np.int64))
         try:
             handle = self._pipeline.add_request(request.key, ids, generation_config(request))
@@ -99,10 +95,9 @@ class Generator:
 
     def cancel(self, key: int) -> list[EngineEvent]:
         """Drop a request; what it still holds is freed by the next step."""
-        request, handle = self._active.pop(key, (None, None))
-        if request is None:
+        if key not in self._active:
             return []
-        handle.cancel()
+        self._active.pop(key)[1].cancel()
         return [EngineEvent(key, finish_reason=FinishReason.CANCELLED)]
 
     def step(self) -> list[EngineEvent]:

@@ -1,0 +1,33 @@
+"""One real server for the whole run, and clients of it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support import CHECKPOINT, Server, start_server, stop_server
+from trireme_client import Client
+from trireme_runtime.tokenizing import load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that most tests share."""
+    running = start_server(tmp_path_factory.mktemp("server"))
+    yield running
+    stop_server(running)
+    assert not running.session()
+    assert not running.regions()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of the shared server."""
+    with Client(server.grpc, timeout_s=60) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The reference tokenizer."""
+    return load_tokenizer(CHECKPOINT)

@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from support import ANY_PORTS, ROOT, TRIREME
+from trireme_ops import checks, embedded
+from trireme_ops.checks import Finding, Status
+from trireme_ops.doctor import render
+from trireme_ops.layout import Layout
+
+
+def test_this_machine_is_fit_to_serve() -> None:
+    done = subprocess.run([str(TRIREME), "doctor", *ANY_PORTS, "--json"], capture_output=True, text=True, timeout=60)
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0, findings
+    assert {"python", "libpython", "tritonserver", "/dev/shm", "disk", "cpu", "gpu", "http port", "tensorrt_llm/1"} <= {
+        finding["check"] for finding in findings
+    }
+
+
+def test_a_missing_shared_libpython_is_one_line_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sysconfig.get_config_var
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: "/nowhere" if name == "LIBDIR" else real(name))
+    finding = checks.shared_libpython()
+    assert finding.status is Status.FAIL
+    assert finding.detail.startswith("/nowhere/libpython3")
+    assert "\n" not in finding.detail
+    assert finding.fix
+
+
+def test_too_little_shared_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MIN_SHM_BYTES", 1 << 60)
+    finding = checks.shared_memory()
+    assert finding.status is Status.FAIL
+    assert "--shm-size" in finding.fix
+
+
+def test_too_little_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MIN_DISK_BYTES", 1 << 60)
+    assert checks.disk(Layout(ROOT)).status is Status.FAIL
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.3.1"])
+def test_numpy_2_fails(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(checks, "version", lambda _: version)
+    assert checks.numpy_version().status is Status.FAIL
+
+
+def test_an_empty_repository_fails(tmp_path: Path) -> None:
+    (tmp_path / "model_repository").mkdir()
+    (finding,) = checks.manifests(Layout(tmp_path))
+    assert finding.status is Status.FAIL
+
+
+def test_abandoned_shared_memory_is_noted_with_what_to_type() -> None:
+    region = Path("/dev/shm/trireme_4194304_test")
+    region.write_bytes(b"")
+    try:
+        finding = checks.leftovers()
+        assert finding.status is Status.NOTE
+        assert str(region) in finding.fix
+    finally:
+        region.unlink()
+
+
+def test_a_port_of_zero_is_always_free() -> None:
+    assert all(finding.status is Status.OK for finding in checks.free_ports(embedded.Ports(0, 0, 0)))
+
+
+def test_every_problem_shows_what_to_type() -> None:
+    text = render([Finding("disk", Status.FAIL, "0 MiB free", "free some space"), Finding("cpu", Status.OK, "2 cores")])
+    assert text.splitlines() == [
+        "FAIL  disk  0 MiB free",
+        "            -> free some space",
+        "ok    cpu   2 cores",
+    ]
+
+
+def test_a_control_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    from trireme_ops.errors import OperatorError
+
+    layout = Layout(tmp_path)
+    assert layout.control_key() == layout.control_key()
+    (tmp_path / ".trireme" / "control.key").chmod(0o644)
+    with pytest.raises(OperatorError, match="chmod 600"):
+        layout.control_key()

@@ -1,0 +1,228 @@
+"""The stream router over an engine that the test drives by hand."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support import wait_for
+from trireme_runtime.contract import Code, FinishReason, Refusal
+from trireme_runtime.detokenizing import Detokenizer
+from trireme_runtime.engines.base import EngineDied, EngineEvent, EngineLimits, EngineRequest, Sampling
+from trireme_runtime.requests import GenerationRequest
+from trireme_runtime.streams import Chunk, StreamRouter
+
+
+class DrivenEngine:
+    """Emits what the test puts in; refuses keys that are used twice."""
+
+    name = "driven"
+    limits = EngineLimits(vocab_size=512, max_context_tokens=256, kv_cache_tokens=256)
+    honours: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.submitted: dict[int, EngineRequest] = {}
+        self.cancelled: list[int] = []
+        self._events: queue.Queue[list[EngineEvent] | Exception | None] = queue.Queue()
+
+    def submit(self, request: EngineRequest) -> None:
+        assert request.key not in self.submitted
+        self.submitted[request.key] = request
+
+    def cancel(self, key: int) -> None:
+        self.cancelled.append(key)
+        self.emit(EngineEvent(key, finish_reason=FinishReason.CANCELLED))
+
+    def emit(self, *events: EngineEvent) -> None:
+        self._events.put(list(events))
+
+    def die(self) -> None:
+        self._events.put(EngineDied("killed"))
+
+    def events(self) -> Iterator[list[EngineEvent]]:
+        while (batch := self._events.get()) is not None:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+    def close(self) -> None:
+        self._events.put(None)
+
+
+class RecordingSink:
+    """Keeps what is sent; can hold the sender up."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.error: Refusal | None = None
+        self.ended = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.gone = False
+
+    def send(self, chunk: Chunk, final: bool) -> None:
+        assert not self.ended.is_set()
+        self.chunks.append(chunk)
+        self.gate.wait(10)
+        if final:
+            self.ended.set()
+
+    def fail(self, refusal: Refusal) -> None:
+        self.error = refusal
+        self.ended.set()
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.output_ids]
+
+
+class Watcher:
+    """Keeps what the router tells."""
+
+    def __init__(self) -> None:
+        self.running_counts: list[int] = []
+        self.ids = 0
+        self.lost: EngineDied | None = None
+
+    def running(self, count: int) -> None:
+        self.running_counts.append(count)
+
+    def generated(self, count: int) -> None:
+        self.ids += count
+
+    def engine_lost(self, error: EngineDied) -> None:
+        self.lost = error
+
+
+def generation(streaming: bool = True, stop: tuple[str, ...] = (), echo: bool = False) -> GenerationRequest:
+    return GenerationRequest((1, 5, 9), 64, 2, Sampling(), streaming, echo, stop)
+
+
+@pytest.fixture
+def engine() -> DrivenEngine:
+    return DrivenEngine()
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    return Watcher()
+
+
+@pytest.fixture
+def router(engine: DrivenEngine, tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
+    router = StreamRouter(engine, Detokenizer(tokenizer), watcher)
+    yield router
+    router.close()
+
+
+def test_the_first_ids_are_sent_alone_and_later_ones_together(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    sink.gate.clear()
+    key = router.start(generation(), sink)
+    engine.emit(EngineEvent(key, (40,)))
+    wait_for(lambda: len(sink.chunks) == 1)
+    for token in (41, 42, 43):
+        engine.emit(EngineEvent(key, (token,)))
+    engine.emit(EngineEvent(key, (44,), FinishReason.STOP))
+    wait_for(lambda: router.peek(key) == (5, True))
+    sink.gate.set()
+    assert sink.ended.wait(10)
+    assert [chunk.output_ids for chunk in sink.chunks] == [[40], [41, 42, 43, 44]]
+    assert sink.chunks[-1].window_ids == [40]
+    assert sink.chunks[-1].finish_reason is FinishReason.STOP
+    assert sink.chunks[-1].num_output_tokens == 5
+
+
+def test_without_streaming_there_is_exactly_one_chunk(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(streaming=False), sink)
+    engine.emit(EngineEvent(key, (40,)))
+    engine.emit(EngineEvent(key, (41,)), EngineEvent(key, (), FinishReason.LENGTH))
+    engine.emit(EngineEvent(key, (42,), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    assert [chunk.output_ids for chunk in sink.chunks] == [[40, 41]]
+
+
+def test_a_stop_string_ends_the_generation_in_the_engine(
+    engine: DrivenEngine, router: StreamRouter, tokenizer: Any
+) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(stop=("cd",)), sink)
+    ids = tokenizer.encode("abcdef", add_special_tokens=False)
+    for token in ids[:3]:
+        engine.emit(EngineEvent(key, (token,)))
+    wait_for(lambda: router.peek(key) == (3, False))
+    # "c" may begin the stop string, so nothing but "ab" is sent before more is known.
+    wait_for(lambda: sink.ids == ids[:2])
+    for token in ids[3:]:
+        engine.emit(EngineEvent(key, (token,)))
+    assert sink.ended.wait(10)
+    wait_for(lambda: engine.cancelled == [key])
+    assert sink.ids == ids[:4]
+    assert (sink.chunks[-1].finish_reason, sink.chunks[-1].stop_reason) == (FinishReason.STOP, "cd")
+
+
+def test_echo_puts_the_prompt_in_front_and_does_not_count_it(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(echo=True), sink)
+    engine.emit(EngineEvent(key, (40,), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    assert sink.ids == [1, 5, 9, 40]
+    assert (sink.chunks[-1].num_input_tokens, sink.chunks[-1].num_output_tokens) == (3, 1)
+
+
+def test_a_client_that_went_away_is_cancelled_in_the_engine(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(), sink)
+    sink.gone = True
+    engine.emit(EngineEvent(key, (40,)))
+    assert sink.ended.wait(10)
+    assert engine.cancelled == [key]
+    assert router.active == 0
+
+
+def test_cancel_ends_the_stream_and_says_so(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(), sink, "mine")
+    assert router.keys_of("mine") == [key]
+    assert router.cancel(key)
+    assert sink.ended.wait(10)
+    assert sink.chunks[-1].finish_reason is FinishReason.CANCELLED
+    assert not router.cancel(key)
+
+
+def test_a_dead_engine_fails_its_streams_and_new_ones(
+    engine: DrivenEngine, router: StreamRouter, watcher: Watcher
+) -> None:
+    sink = RecordingSink()
+    router.start(generation(), sink)
+    engine.die()
+    assert sink.ended.wait(10)
+    assert sink.error is not None
+    assert sink.error.code is Code.UNAVAILABLE
+    with pytest.raises(Refusal, match="not running"):
+        router.start(generation(), RecordingSink())
+    wait_for(lambda: watcher.lost is not None)
+
+
+def test_the_observer_counts_running_streams_and_ids(
+    engine: DrivenEngine, router: StreamRouter, watcher: Watcher
+) -> None:
+    sinks = [RecordingSink(), RecordingSink()]
+    keys = [router.start(generation(), sink) for sink in sinks]
+    engine.emit(*(EngineEvent(key, (40, 41), FinishReason.LENGTH) for key in keys))
+    assert all(sink.ended.wait(10) for sink in sinks)
+    wait_for(lambda: watcher.running_counts[-1] == 0)
+    assert watcher.running_counts[:2] == [1, 2]
+    assert watcher.ids == 4
+
+
+def test_ids_outside_the_vocabulary_are_refused_before_the_engine(engine: DrivenEngine, router: StreamRouter) -> None:
+    with pytest.raises(Refusal, match="600"):
+        router.start(GenerationRequest((1, 600), 4, 2, Sampling(), True, False, ()), RecordingSink())
+    assert not engine.submitted

@@ -1,0 +1,96 @@
+"""What tests share: starting real servers on ports that the system gives, and waiting for conditions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trireme_ops.processes import session_members
+
+ROOT = Path(__file__).resolve().parents[1]
+TRIREME = Path(sys.executable).parent / "trireme"
+CHECKPOINT = ROOT / "build" / "checkpoints" / "trireme-reference"
+ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30, what: str = "the condition") -> Any:
+    """The first true value of `condition`; fails the test if none comes in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s} s")
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `trireme serve`."""
+
+    process: "subprocess.Popen[str]"
+    addresses: dict[str, Any]
+
+    @property
+    def grpc(self) -> str:
+        """host:port."""
+        return str(self.addresses["grpc"])
+
+    @property
+    def http(self) -> str:
+        """The base URL."""
+        return f"http://{self.addresses['http']}"
+
+    @property
+    def metrics(self) -> str:
+        """The URL of the metrics."""
+        return f"http://{self.addresses['metrics']}/metrics"
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+    def session(self) -> list[int]:
+        """The processes of tritonserver's session."""
+        return session_members(self.addresses["triton_pid"])
+
+    def regions(self) -> list[Path]:
+        """Its shared memory."""
+        return list(Path("/dev/shm").glob(f"trireme_{self.addresses['pid']}_*"))
+
+
+def start_server(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Server:
+    """Start `trireme serve` on free ports and wait until it is ready."""
+    ready = folder / "ready.json"
+    command = [TRIREME, "serve", *ANY_PORTS, "--ready-file", ready, "--log", folder / "triton.log", *arguments]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    deadline = time.monotonic() + 120
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"trireme serve did not become ready: {process.communicate()[0]}")
+        time.sleep(0.05)
+    return Server(process, json.loads(ready.read_text()))
+
+
+def stop_server(server: Server) -> str:
+    """Stop it with SIGTERM; what it printed."""
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+    return server.process.communicate(timeout=60)[0]

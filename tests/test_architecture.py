@@ -1,0 +1,94 @@
+"""Who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+
+FOLDERS = {
+    "trireme_runtime": "runtime",
+    "trireme_build": "build",
+    "trireme_client": "clients",
+    "trireme_ops": "ops",
+}
+
+#: Package -> what it may import of ours.
+ALLOWED = {
+    "trireme_runtime": set[str](),
+    "trireme_client": {"trireme_runtime.contract"},
+    "trireme_build": {"trireme_runtime"},
+    "trireme_ops": {"trireme_runtime", "trireme_client", "trireme_build"},
+}
+
+#: Package -> what it must never import.
+FORBIDDEN = {
+    "trireme_runtime": {"torch", "tensorrt_llm"},
+    "trireme_client": {"torch", "transformers", "openvino", "openvino_genai", "requests"},
+    "trireme_build": {"tritonclient"},
+    "trireme_ops": {"torch"},
+}
+
+ENGINES = {"openvino", "openvino_genai"}
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / FOLDERS[package] / package).rglob("*.py"))
+
+
+def imports_of(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(FOLDERS))
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    for path in files_of(package):
+        for name in imports_of(path):
+            top = name.split(".")[0]
+            if top in FOLDERS and top != package:
+                assert any(name == may or name.startswith(f"{may}.") for may in ALLOWED[package]), f"{path}: {name}"
+            assert top not in FORBIDDEN[package], f"{path}: {name}"
+
+
+def test_only_engine_adapters_import_an_inference_engine() -> None:
+    for path in files_of("trireme_runtime"):
+        if path.parent.name != "engines":
+            assert not {name.split(".")[0] for name in imports_of(path)} & ENGINES, path
+
+
+def test_the_client_needs_nothing_but_tritonclient_grpcio_and_numpy() -> None:
+    known = set(sys.stdlib_module_names) | {"trireme_runtime", "trireme_client", "tritonclient", "grpc", "numpy"}
+    for path in files_of("trireme_client"):
+        assert {name.split(".")[0] for name in imports_of(path)} <= known, path
+
+
+def test_ops_imports_the_build_package_inside_functions_only() -> None:
+    for path in files_of("trireme_ops"):
+        assert "trireme_build" not in {name.split(".")[0] for name in imports_of(path, top_level_only=True)}, path
+
+
+@pytest.mark.parametrize("folder", ["build", "clients", "tests"])
+def test_no_top_level_folder_is_itself_a_package(folder: str) -> None:
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_ask_starts_without_what_only_other_commands_need() -> None:
+    code = (
+        "import sys; from trireme_ops.cli import main\n"
+        "try: main(['ask', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'openvino', 'trireme_build'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.strip() == "[]"
