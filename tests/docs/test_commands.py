@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import ROOT, Server
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -15,7 +16,10 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def blocks(language: str) -> list[tuple[Path, str]]:
     return [
-        (page, body) for page in PAGES for kind, body in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language
+        (page, body)
+        for page in PAGES
+        for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if kind == language
     ]
 
 

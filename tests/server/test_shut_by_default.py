@@ -3,7 +3,7 @@
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,20 @@ HTTP_CALLS = (
     ("POST", "/v2/logging"),
 )
 
-GRPC_CALLS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
-    ("RepositoryIndex", lambda stub, meta: stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=meta)),
-    ("RepositoryModelLoad", lambda stub, meta: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x"), metadata=meta)),
-    ("RepositoryModelUnload", lambda stub, meta: stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="x"), metadata=meta)),
-    ("SystemSharedMemoryStatus", lambda stub, meta: stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest(), metadata=meta)),
-    ("SystemSharedMemoryRegister", lambda stub, meta: stub.SystemSharedMemoryRegister(pb.SystemSharedMemoryRegisterRequest(name="x"), metadata=meta)),
-    ("SystemSharedMemoryUnregister", lambda stub, meta: stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(), metadata=meta)),
-    ("CudaSharedMemoryStatus", lambda stub, meta: stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(), metadata=meta)),
-    ("TraceSetting", lambda stub, meta: stub.TraceSetting(pb.TraceSettingRequest(), metadata=meta)),
-    ("LogSettings", lambda stub, meta: stub.LogSettings(pb.LogSettingsRequest(), metadata=meta)),
-)  # fmt: skip
+#: Call -> its request; each is the method's name with "Request" behind it.
+GRPC_CALLS = (
+    ("RepositoryIndex", {}),
+    ("RepositoryModelLoad", {"model_name": "ensemble"}),
+    ("RepositoryModelUnload", {"model_name": "ensemble"}),
+    ("SystemSharedMemoryStatus", {}),
+    ("SystemSharedMemoryRegister", {"name": "r"}),
+    ("SystemSharedMemoryUnregister", {}),
+    ("CudaSharedMemoryStatus", {}),
+    ("CudaSharedMemoryRegister", {"name": "r"}),
+    ("CudaSharedMemoryUnregister", {}),
+    ("TraceSetting", {}),
+    ("LogSettings", {}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +60,12 @@ def test_http_control_apis_need_the_key(server: Server, method: str, path: str) 
     assert caught.value.code == 403
 
 
-@pytest.mark.parametrize(("name", "call"), GRPC_CALLS)
-def test_grpc_control_apis_need_the_key(stub: Any, name: str, call: Callable[[Any, Any], Any]) -> None:
+@pytest.mark.parametrize(("name", "fields"), GRPC_CALLS)
+def test_grpc_control_apis_need_the_key(stub: Any, name: str, fields: dict[str, str]) -> None:
+    request = getattr(pb, f"{name}Request")(**fields)
     for metadata in ((), (("triton-grpc-protocol-trireme-control", "wrong"),)):
         with pytest.raises(grpc.RpcError) as caught:
-            call(stub, metadata)
+            getattr(stub, name)(request, metadata=metadata, timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "restricted" in caught.value.details()
 

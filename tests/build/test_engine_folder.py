@@ -1,0 +1,69 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+from trireme_build.checkpoint import CheckpointError
+from trireme_build.engine_folder import ensure_engine, is_current
+from trireme_runtime.manifest import read_manifest, verify_manifest
+
+CHECKPOINTS = "build/checkpoints/trireme-reference"
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """Version 1 of the engine in a copy of the repository, its engine not made yet."""
+    shutil.copytree(ROOT / CHECKPOINTS, tmp_path / CHECKPOINTS)
+    folder = tmp_path / "model_repository" / "tensorrt_llm" / "1"
+    shutil.copytree(
+        ROOT / "model_repository" / "tensorrt_llm" / "1", folder, ignore=shutil.ignore_patterns("engine", "__pycache__")
+    )
+    return folder
+
+
+def test_the_engine_is_made_once_and_verifies(version: Path) -> None:
+    root = version.parents[2]
+    assert not is_current(version)
+    assert ensure_engine(version, root)
+    assert is_current(version)
+    assert not ensure_engine(version, root)
+    manifest = verify_manifest(version / "engine")
+    assert {"openvino_model.xml", "openvino_model.bin", "config.json"} <= manifest["files"].keys()
+    verify_manifest(version)
+    assert not list((root / ".trireme").iterdir())
+
+
+def test_it_comes_out_the_same_every_time(version: Path) -> None:
+    root = version.parents[2]
+    ensure_engine(version, root)
+    first = read_manifest(version / "engine")["files"]
+    shutil.rmtree(version / "engine")
+    ensure_engine(version, root)
+    assert read_manifest(version / "engine")["files"] == first
+
+
+def test_an_engine_of_another_source_is_replaced(version: Path) -> None:
+    root = version.parents[2]
+    ensure_engine(version, root)
+    manifest = version / "engine" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("trireme-reference", "another"))
+    assert not is_current(version)
+    assert ensure_engine(version, root)
+    assert is_current(version)
+
+
+def test_a_changed_checkpoint_is_refused(version: Path) -> None:
+    root = version.parents[2]
+    config = root / CHECKPOINTS / "config.json"
+    config.write_text(config.read_text().replace("10000.0", "20000.0"))
+    with pytest.raises(CheckpointError, match=r"config\.json: is not the file"):
+        ensure_engine(version, root)
+    assert not (version / "engine").exists()
+
+
+def test_a_missing_checkpoint_is_named(version: Path) -> None:
+    root = version.parents[2]
+    shutil.rmtree(root / CHECKPOINTS)
+    with pytest.raises(CheckpointError, match="missing"):
+        ensure_engine(version, root)
