@@ -150,7 +150,12 @@ def build_model(shape: LlamaShape, weights: Weights) -> ov.Model:
     Inputs: input_ids, attention_mask, position_ids int64 [B, S], beam_idx int32 [B]. Output: logits float32 [B, S, V].
     Raises KeyError naming a weight that is missing.
     """
-    return _LlamaGraph(shape, weights).build()
+    model = _LlamaGraph(shape, weights).build()
+    # OpenVINO numbers nodes by how many the process has made; numbered by their order, the file is always the same.
+    for index, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name().startswith(f"{node.get_type_name()}_"):
+            node.set_friendly_name(f"{node.get_type_name()}_at_{index}")
+    return model
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> None:
