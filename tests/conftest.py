@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support import CHECKPOINT, Server, start_server, stop_server
 from trireme_client import Client
 from trireme_runtime.tokenizing import load_tokenizer
+
+# Machines are noisy: no example fails for being slow.
+hypothesis.settings.register_profile("trireme", deadline=None)
+hypothesis.settings.load_profile("trireme")
 
 
 @pytest.fixture(scope="session")

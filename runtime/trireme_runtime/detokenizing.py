@@ -5,6 +5,7 @@ is decode(window + new) without decode(window). The window begins where a charac
 do within the whole. Bytes of a character that is not complete yet are held back until it is, or until the end.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,34 @@ REPLACEMENT = "\ufffd"
 
 #: How many ids a window holds at least, where the stream has as many.
 WINDOW_IDS = 6
+
+#: What `clean_up_tokenization_spaces` replaces, in this order (transformers, tokenization_utils_base.py,
+#: PreTrainedTokenizerBase.clean_up_tokenization).
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def held_length(text: str, patterns: Sequence[str]) -> int:
+    """The length of the longest end of `text` that begins, but does not complete, one of `patterns`."""
+    longest = 0
+    for pattern in patterns:
+        for length in range(min(len(pattern) - 1, len(text)), longest, -1):
+            if pattern.startswith(text[-length:]):
+                longest = length
+                break
+    return longest
 
 
 def _byte_of_unicode() -> dict[str, int]:
@@ -23,43 +52,87 @@ def _byte_of_unicode() -> dict[str, int]:
     return table
 
 
-def _continues_character(token: str, byte_level: bool, stand_ins: dict[str, int]) -> bool:
-    """Whether the token's first byte is a UTF-8 continuation byte (0x80 to 0xBF)."""
-    if byte_level:
-        first = stand_ins.get(token[:1], 0)
-    elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        first = int(token[3:5], 16)
-    else:
-        return False
-    return 0x80 <= first <= 0xBF
-
-
 class Detokenizer:
-    """Decodes ids with a fast Hugging Face tokenizer, special tokens left out."""
+    """Decodes ids with a fast Hugging Face tokenizer, special tokens left out.
+
+    Equals `tokenizer.decode(ids, skip_special_tokens=True)` wherever that holds no U+FFFD.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
+        self._cleans_up = bool(tokenizer.clean_up_tokenization_spaces)
         added = tokenizer.added_tokens_decoder
-        byte_level = "ByteLevel" in str(self._backend.decoder)
-        stand_ins = _byte_of_unicode()
-        self._continues = [
-            index not in added and _continues_character(self._backend.id_to_token(index) or "", byte_level, stand_ins)
-            for index in range(len(tokenizer))
-        ]
+        self._special = [index in added and added[index].special for index in range(len(tokenizer))]
+        tokens = [self._backend.id_to_token(index) or "" for index in range(len(tokenizer))]
+        stand_ins = _byte_of_unicode() if "ByteLevel" in str(self._backend.decoder) else {}
+        byte_tokens = (
+            {} if stand_ins else {i: int(m[1], 16) for i, t in enumerate(tokens) if (m := _BYTE_TOKEN.fullmatch(t))}
+        )
+        first_bytes = [byte_tokens.get(i, stand_ins.get(t[:1], 0)) for i, t in enumerate(tokens)]
+        #: Whether an id begins inside a character, with a UTF-8 continuation byte.
+        self._continues = [0x80 <= byte <= 0xBF and i not in added for i, byte in enumerate(first_bytes)]
+        self._byte_tokens = byte_tokens
+        self._tokens = tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of all of `ids`."""
-        return str(self._backend.decode(ids, skip_special_tokens=True))
+        text = self._raw(ids)
+        return self._clean(text) if self._cleans_up else text
 
     def window_start(self, ids: Sequence[int], sent: int) -> int:
-        """Where the window before `ids[sent:]` begins: at a character boundary, WINDOW_IDS or a few more back."""
+        """Where the window before `ids[sent:]` begins: at a character boundary, WINDOW_IDS or a few more back.
+
+        It holds an id that has a text, if there is one: a tokenizer may drop the space in front of the first. Where the
+        tokenizer cleans up spaces, what it does depends on all that came before, and the window is everything.
+        """
+        if self._cleans_up:
+            return 0
         start = max(0, sent - WINDOW_IDS)
         while start > 0 and self._continues[ids[start]]:
+            start -= 1
+        while start > 0 and all(self._special[token] for token in ids[start:sent]):
             start -= 1
         return start
 
     def delta(self, window: Sequence[int], new: Sequence[int], final: bool) -> str:
         """The text that `new` adds after `window`; with `final`, all that was held back comes too."""
-        before = self.decode(window).rstrip(REPLACEMENT) if window else ""
-        after = self.decode([*window, *new])
-        return (after if final else after.rstrip(REPLACEMENT))[len(before) :]
+        before = self._settled(window) if window else ""
+        together = [*window, *new]
+        return (self.decode(together) if final else self._settled(together))[len(before) :]
+
+    def _raw(self, ids: Sequence[int]) -> str:
+        if not self._byte_tokens:
+            return str(self._backend.decode(ids, skip_special_tokens=True))
+        # The byte-fallback decoder gives up a whole run of bytes for one that is wrong or not complete yet.
+        tokens: list[str] = []
+        run = bytearray()
+        for token in ids:
+            byte = self._byte_tokens.get(token)
+            if byte is not None:
+                run.append(byte)
+                continue
+            if self._special[token]:
+                continue
+            if run:
+                tokens.append(run.decode("utf-8", "replace"))
+                run.clear()
+            tokens.append(self._tokens[token])
+        if run:
+            tokens.append(run.decode("utf-8", "replace"))
+        return str(self._backend.decoder.decode(tokens))
+
+    @staticmethod
+    def _clean(text: str) -> str:
+        for found, replaced in _CLEAN_UP:
+            text = text.replace(found, replaced)
+        return text
+
+    def _settled(self, ids: Sequence[int]) -> str:
+        """The text of `ids` as far as no later id can change it."""
+        text = self._raw(ids).rstrip(REPLACEMENT)
+        if not self._cleans_up:
+            return text
+        patterns = [found for found, _ in _CLEAN_UP]
+        while held := held_length(text, patterns):
+            text = text[:-held]
+        return self._clean(text)

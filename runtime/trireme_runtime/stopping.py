@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .detokenizing import Detokenizer
+from .detokenizing import Detokenizer, held_length
 
 
 @dataclass(frozen=True)
@@ -12,17 +12,6 @@ class StopHit:
 
     stop: str
     ids_used: int
-
-
-def held_length(text: str, stops: Sequence[str]) -> int:
-    """The length of the longest end of `text` that begins, but does not complete, one of `stops`."""
-    longest = 0
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), longest, -1):
-            if stop.startswith(text[-length:]):
-                longest = length
-                break
-    return longest
 
 
 class StopMatcher:

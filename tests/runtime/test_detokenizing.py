@@ -1,20 +1,32 @@
+"""Streams equal the whole text, over four kinds of tokenizer, random ids, random texts and random chunkings."""
+
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import CHECKPOINT
+from tokenizers_built import KINDS, LINES
 from trireme_runtime.detokenizing import REPLACEMENT, Detokenizer
+from trireme_runtime.tokenizing import load_tokenizer
 
-SAMPLES = (
-    "What is 37 + 58?",
-    "你好 👋 Grüße",
-    "नमस्ते दुनिया",
-    "مرحبا العالم",
-    "👨‍👩‍👧 🏳️‍🌈 👍🏽",
-    '{"a":   [1, 2,\n\t3]}',
-    "a  b     c",
+ALL_KINDS = ("reference", *KINDS)
+CUTS = st.lists(st.integers(1, 9), max_size=120)
+TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.lists(st.sampled_from(LINES), max_size=3).map(" ".join),
+    st.lists(st.sampled_from([" ", "'", " '", ".", " n't", "x", "  ", "👨‍👩‍👧", "你", "ا", "न"]), max_size=20).map(
+        "".join
+    ),
 )
+
+
+@cache
+def built(kind: str) -> tuple[Any, Detokenizer]:
+    tokenizer = load_tokenizer(CHECKPOINT) if kind == "reference" else KINDS[kind]()
+    return tokenizer, Detokenizer(tokenizer)
 
 
 def stream(detokenizer: Detokenizer, ids: list[int], cuts: list[int]) -> list[str]:
@@ -30,29 +42,48 @@ def stream(detokenizer: Detokenizer, ids: list[int], cuts: list[int]) -> list[st
     return texts
 
 
-@pytest.fixture(scope="module")
-def detokenizer(tokenizer: Any) -> Detokenizer:
-    return Detokenizer(tokenizer)
-
-
-@given(text=st.one_of(st.sampled_from(SAMPLES), st.text(max_size=60)), cuts=st.lists(st.integers(1, 9), max_size=200))
-def test_stream_equals_whole_for_valid_text(
-    detokenizer: Detokenizer, tokenizer: Any, text: str, cuts: list[int]
-) -> None:
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def check(kind: str, ids: list[int], cuts: list[int]) -> None:
+    tokenizer, detokenizer = built(kind)
     pieces = stream(detokenizer, ids, cuts)
     assert "".join(pieces) == detokenizer.decode(ids)
-    if REPLACEMENT not in text:
+    whole = tokenizer.decode(ids, skip_special_tokens=True)
+    if REPLACEMENT not in whole:
+        assert "".join(pieces) == whole
         assert not any(REPLACEMENT in piece for piece in pieces)
 
 
-@given(ids=st.lists(st.integers(0, 511), min_size=1, max_size=80), cuts=st.lists(st.integers(1, 9), max_size=80))
-def test_stream_equals_whole_for_random_ids(detokenizer: Detokenizer, ids: list[int], cuts: list[int]) -> None:
-    assert "".join(stream(detokenizer, ids, cuts)) == detokenizer.decode(ids)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@given(text=TEXTS, cuts=CUTS)
+def test_a_stream_of_text_equals_the_tokenizers_decode(kind: str, text: str, cuts: list[int]) -> None:
+    check(kind, built(kind)[0].encode(text, add_special_tokens=False), cuts)
 
 
-def test_window_begins_at_a_character(detokenizer: Detokenizer, tokenizer: Any) -> None:
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@given(data=st.data(), cuts=CUTS)
+def test_a_stream_of_random_ids_equals_the_whole(kind: str, data: st.DataObject, cuts: list[int]) -> None:
+    ids = data.draw(st.lists(st.integers(0, len(built(kind)[0]) - 1), min_size=1, max_size=80))
+    check(kind, ids, cuts)
+
+
+@pytest.mark.parametrize("kind", ["reference", "byte-level BPE", "Metaspace BPE with byte fallback"])
+def test_a_window_begins_at_a_character(kind: str) -> None:
+    tokenizer, detokenizer = built(kind)
     ids = tokenizer.encode("𓀀𓀁𓀂𓀃𓀄", add_special_tokens=False)
     for sent in range(len(ids)):
         start = detokenizer.window_start(ids, sent)
         assert not detokenizer.decode(ids[start:]).startswith(REPLACEMENT)
+
+
+@pytest.mark.parametrize("kind", ["Metaspace BPE with byte fallback", "Unigram"])
+def test_the_space_after_special_tokens_is_kept(kind: str) -> None:
+    tokenizer, detokenizer = built(kind)
+    words = tokenizer.encode("the drum is slow", add_special_tokens=False)
+    ids = [*words, *[tokenizer.eos_token_id] * 10, *words]
+    pieces = stream(detokenizer, ids, [len(words) + 10])
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True) == detokenizer.decode(ids)
+
+
+def test_a_window_is_short_however_long_the_text_is() -> None:
+    tokenizer, detokenizer = built("reference")
+    ids = tokenizer.encode("你好 👋 Grüße " * 200, add_special_tokens=False)
+    assert all(sent - detokenizer.window_start(ids, sent) <= 10 for sent in range(len(ids)))

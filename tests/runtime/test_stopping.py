@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trireme_runtime.detokenizing import Detokenizer
-from trireme_runtime.stopping import StopMatcher, cut_at_stop, held_length
+from trireme_runtime.detokenizing import Detokenizer, held_length
+from trireme_runtime.stopping import StopMatcher, cut_at_stop
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
-"""Each kind of bad input: refused by name within a second, while others are served."""
+"""Each kind of bad input: refused by name, while others are served."""
 
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -126,9 +125,7 @@ def assert_still_serving(server: Server) -> None:
     "case", [case for case in CASES if case.tensors or case.parameters], ids=lambda case: case.name
 )
 def test_bad_input_over_grpc(server: Server, stub: Any, case: Case) -> None:
-    begin = time.monotonic()
     responses = list(stub.ModelStreamInfer(iter([request_of(case)]), timeout=10))
-    assert time.monotonic() - begin < 1
     assert len(responses) == 1
     message = responses[0].error_message
     assert all(word in message for word in case.words), message
@@ -141,13 +138,11 @@ def test_bad_input_over_grpc(server: Server, stub: Any, case: Case) -> None:
 def test_bad_input_over_http(server: Server, case: Case) -> None:
     body = {"text_input": "<|user|>Reverse: abc<|assistant|>", "max_tokens": 8, **(case.http or {})}
     body = {key: value for key, value in body.items() if value is not None}
-    begin = time.monotonic()
     request = urllib.request.Request(f"{server.http}/v2/models/ensemble/generate", data=json.dumps(body).encode())
     with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(request, timeout=10):
         pass
     with caught.value as answer:
         message = json.load(answer)["error"]
-    assert time.monotonic() - begin < 1
     assert answer.code == case.status
     assert all(word in message for word in case.words), message
     assert ("[INVALID_ARGUMENT] " in message) == case.ours
