@@ -43,6 +43,12 @@ class EngineStopper:
                     pb_utils.Tensor("stream_key", np.array([[key]], dtype=np.uint64)),
                 ],
             )
-            for response in request.exec(decoupled=True):
-                if response.has_error():
-                    pb_utils.Logger.log_error(f"stopping stream {key} failed: {response.error().message()}")
+            try:
+                errors = [
+                    response.error().message() for response in request.exec(decoupled=True) if response.has_error()
+                ]
+            except pb_utils.TritonModelException as error:
+                # The engine model is being unloaded: its streams end anyway.
+                errors = [str(error)]
+            for message in errors:
+                pb_utils.Logger.log_error(f"stopping stream {key} failed: {message}")

@@ -88,6 +88,11 @@ class Encoder:
             rendered = self._tokenizer.apply_chat_template(parsed, tokenize=False, **options)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise invalid(f"messages: the chat template refuses them: {error}") from error
+        try:
+            # JSON can spell what no text can hold, and one such prompt would fail all that are tokenized with it.
+            rendered.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise invalid(f"messages: lone surrogate {rendered[error.start]!a} is no character") from error
         return str(rendered)
 
 

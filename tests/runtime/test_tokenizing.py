@@ -46,6 +46,8 @@ def test_kwargs_reach_the_template(encoder: Encoder) -> None:
         ("[]", None, "empty"),
         ("{}", None, "an object"),
         ("[1]", None, "messages[0]"),
+        ("[" * 100_000, None, "JSON"),
+        ('[{"role": "user", "content": "\\ud800"}]', None, "surrogate"),
         ('[{"role": "user"}]', None, "messages[0].content"),
         ('[{"role": 1, "content": "x"}]', None, "messages[0].role"),
         ('[{"role": "robot", "content": "x"}]', None, "robot"),

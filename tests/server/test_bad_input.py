@@ -94,6 +94,11 @@ CASES = (
         ("messages", "JSON"),
         {"text_input": None, "messages": "[{"},
     ),
+    Case(
+        "lone surrogate",
+        {"text_input": None, "messages": text(rb'[{"role": "user", "content": "\ud800"}]')},
+        ("messages", "surrogate", "d800"),
+    ),
     Case("text and messages", {"messages": text(b"[]x")}, ("text_input and messages",), {"messages": "[]x"}),
 )
 
@@ -161,7 +166,7 @@ def test_invalid_utf8_in_json_is_refused(server: Server) -> None:
 
 def test_a_neighbour_in_the_same_batch_is_not_disturbed(server: Server, stub: Any) -> None:
     """Many requests at once, every second one at fault."""
-    bad = next(case for case in CASES if case.name == "invalid UTF-8")
+    bad = next(case for case in CASES if case.name == "lone surrogate")
     good = Case("good", {}, ())
     calls = [stub.ModelStreamInfer(iter([request_of(good if i % 2 else bad)]), timeout=30) for i in range(32)]
     answers = [list(call) for call in calls]
@@ -169,7 +174,7 @@ def test_a_neighbour_in_the_same_batch_is_not_disturbed(server: Server, stub: An
         if i % 2:
             assert not any(response.error_message for response in responses)
         else:
-            assert "UTF-8" in responses[0].error_message
+            assert "surrogate" in responses[0].error_message
 
 
 def test_a_unary_call_to_the_streaming_model_says_what_is_wrong(stub: Any) -> None:
