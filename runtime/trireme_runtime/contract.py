@@ -25,7 +25,8 @@ class Refusal(Exception):
     """A request that is not served, with its code; raised by the runtime, sent to the client by the models."""
 
     def __init__(self, code: Code, message: str, retry_after_ms: int | None = None) -> None:
-        super().__init__(message)
+        # All of them, so that it can be pickled: refusals cross from the engine's process.
+        super().__init__(code, message, retry_after_ms)
         self.code = code
         self.message = message
         self.retry_after_ms = retry_after_ms

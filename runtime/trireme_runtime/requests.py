@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,7 +172,7 @@ def _sampling(read: _Reader) -> Sampling:
         top_k=top_k,
         top_p=top_p or 1.0,
         seed=None if seed is None else int(seed),
-        repetition_penalty=read.number("repetition_penalty", 1.0, 1e-6),
+        repetition_penalty=read.number("repetition_penalty", 1.0, 0.001),
         presence_penalty=read.number("presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=read.number("frequency_penalty", 0.0, -2.0, 2.0),
         min_tokens=read.integer("min_tokens", 0, 0),
@@ -211,12 +211,15 @@ def parse_generation(
             f"the prompt has {len(ids)} tokens; the model's context of {limits.max_context_tokens} tokens "
             f"leaves room for at most {limits.max_context_tokens - 1}"
         )
+    sampling = _sampling(read)
+    if sampling.min_tokens > max_new_tokens:
+        raise invalid(f"min_tokens is {sampling.min_tokens}; at most max_tokens, {max_new_tokens}, is allowed")
     end_id = read.scalar("end_id", defaults.end_id)
     return GenerationRequest(
         input_ids=ids,
         max_new_tokens=min(max_new_tokens, room),
         end_id=None if end_id in (None, -1) or read.scalar("ignore_eos", False) else int(end_id),
-        sampling=_sampling(read),
+        sampling=replace(sampling, min_tokens=min(sampling.min_tokens, room)),
         streaming=bool(read.scalar("streaming", False)),
         echo=not read.scalar("exclude_input_in_output", defaults.exclude_input_in_output),
         stop_strings=read.texts("stop_strings"),

@@ -206,14 +206,16 @@ class StreamRouter:
                 self._observer.generated(sum(len(event.ids) for event in batch))
                 for key in finished:
                     self._engine.cancel(key)
-        except EngineDied as error:
+        except Exception as error:
+            # Whatever it was, nobody reads the engine's events any more: its streams must not wait for them.
+            lost = error if isinstance(error, EngineDied) else EngineDied(f"{type(error).__name__}: {error}")
             with self._changed:
-                self._lost = error
+                self._lost = lost
                 for stream in self._streams.values():
-                    stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {error}")
+                    stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {lost}")
                     self._queue(stream)
                 self._changed.notify()
-            self._observer.engine_lost(error)
+            self._observer.engine_lost(lost)
 
     def _send(self) -> None:
         while True:

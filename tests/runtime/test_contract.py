@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from trireme_runtime.contract import Code, Refusal, parse_refusal
@@ -8,6 +10,11 @@ def test_a_refusal_survives_its_own_text(code: Code) -> None:
     parsed = parse_refusal(str(Refusal(code, "top_p is 2; allowed is 0 to 1")))
     assert parsed is not None
     assert (parsed.code, parsed.message, parsed.retry_after_ms) == (code, "top_p is 2; allowed is 0 to 1", None)
+
+
+def test_a_refusal_survives_the_way_from_the_engines_process() -> None:
+    copy = pickle.loads(pickle.dumps(Refusal(Code.RESOURCE_EXHAUSTED, "full", retry_after_ms=5)))
+    assert str(copy) == "[RESOURCE_EXHAUSTED retry_after_ms=5] full"
 
 
 def test_retry_after_is_carried() -> None:

@@ -168,6 +168,14 @@ def test_what_would_give_garbage_is_refused(
     assert word in caught.value.message
 
 
+def test_what_the_engine_itself_refuses_is_reported_and_it_goes_on(reader: Reader, prompt: Any) -> None:
+    contradictory = Sampling(min_tokens=10)
+    _, last = reader.generate(EngineRequest(key(), prompt("Reverse: abc"), 4, END, contradictory))
+    assert last.error is not None
+    assert "the engine refuses" in last.error.message
+    assert reader.generate(EngineRequest(key(), prompt("Reverse: abc"), 8, END))[1].finish_reason is FinishReason.STOP
+
+
 def test_more_than_the_kv_cache_holds_is_refused_and_neighbours_are_left_alone(folder: Path, prompt: Any) -> None:
     engine = OpenVinoEngine(folder, EngineSettings(max_num_seqs=8, kv_cache_tokens=256))
     try:

@@ -8,7 +8,9 @@ from trireme_runtime.engines.base import EngineLimits
 from trireme_runtime.requests import Defaults, parse_generation
 
 LIMITS = EngineLimits(vocab_size=512, max_context_tokens=64, kv_cache_tokens=1024)
-HONOURED = frozenset({"temperature", "runtime_top_k", "runtime_top_p", "seed", "end_id"})
+HONOURED = frozenset(
+    {"temperature", "runtime_top_k", "runtime_top_p", "seed", "end_id", "min_tokens", "repetition_penalty"}
+)
 
 
 def parse(**changes: Any) -> Any:
@@ -59,6 +61,8 @@ def test_max_tokens_is_cut_to_what_the_context_leaves() -> None:
         ({"input_ids": np.ones((2, 3), np.int32)}, ["input_ids", "[2, 3]", "batch size"]),
         ({"input_lengths": 2}, ["input_lengths", "2", "3"]),
         ({"beam_width": 4}, ["beam_width", "4", "openvino"]),
+        ({"min_tokens": 9}, ["min_tokens", "9", "8"]),
+        ({"repetition_penalty": 0.0}, ["repetition_penalty", "0", "0.001"]),
         ({"lora_task_id": 1}, ["lora_task_id", "1", "openvino"]),
         ({"stop_strings": np.array([[b"\xff"]], object)}, ["stop_words", "UTF-8", "0xff"]),
         ({"bad_strings": np.array([[b"x"]], object)}, ["bad_words", "openvino"]),

@@ -38,8 +38,8 @@ class DrivenEngine:
     def emit(self, *events: EngineEvent) -> None:
         self._events.put(list(events))
 
-    def die(self) -> None:
-        self._events.put(EngineDied("killed"))
+    def fail(self, error: Exception) -> None:
+        self._events.put(error)
 
     def events(self) -> Iterator[list[EngineEvent]]:
         while (batch := self._events.get()) is not None:
@@ -196,12 +196,21 @@ def test_cancel_ends_the_stream_and_says_so(engine: DrivenEngine, router: Stream
     assert not router.cancel(key)
 
 
+def test_events_that_cannot_be_read_fail_the_streams_too(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    router.start(generation(), sink)
+    engine.fail(TypeError("unreadable"))
+    assert sink.ended.wait(10)
+    assert sink.error is not None
+    assert "unreadable" in sink.error.message
+
+
 def test_a_dead_engine_fails_its_streams_and_new_ones(
     engine: DrivenEngine, router: StreamRouter, watcher: Watcher
 ) -> None:
     sink = RecordingSink()
     router.start(generation(), sink)
-    engine.die()
+    engine.fail(EngineDied("killed"))
     assert sink.ended.wait(10)
     assert sink.error is not None
     assert sink.error.code is Code.UNAVAILABLE
