@@ -1,6 +1,6 @@
 """Train the reference checkpoint: a small Llama that knows the generated tasks.
 
-    python -m trireme_build.reference.train --out DIR [--minutes 100] [--seed 0]
+    python -m trireme_build.reference.train --out DIR [--minutes 82] [--seed 0]
 
 Seeded; reads nothing but this package. The best checkpoint so far (by the development prompts) is kept in DIR.
 """
@@ -93,7 +93,7 @@ def save_checkpoint(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, folde
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=100)
+    parser.add_argument("--minutes", type=float, default=82)
     parser.add_argument("--steps", type=int, default=0, help="train this many steps instead of --minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true")
