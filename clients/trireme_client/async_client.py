@@ -29,7 +29,7 @@ class AsyncStream:
                 response = await self._call.read()
             except grpc.RpcError as error:
                 raise error_from_rpc(error) from error
-            if response is grpc.aio.EOF:
+            if response is grpc.aio.EOF:  # type: ignore[attr-defined]
                 raise StopAsyncIteration
             delta = delta_of(response)
             if delta is not None:
