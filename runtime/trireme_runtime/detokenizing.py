@@ -80,17 +80,16 @@ class Detokenizer:
         return self._clean(text) if self._cleans_up else text
 
     def window_start(self, ids: Sequence[int], sent: int) -> int:
-        """Where the window before `ids[sent:]` begins: at a character boundary, WINDOW_IDS or a few more back.
+        """Where the window before `ids[sent:]` begins: at an id that begins a character, WINDOW_IDS or a few more back.
 
-        It holds an id that has a text, if there is one: a tokenizer may drop the space in front of the first. Where the
-        tokenizer cleans up spaces, what it does depends on all that came before, and the window is everything.
+        Special ids have no text, so it does not begin with one: a tokenizer may drop the space in front of the first
+        text, and a character may be spread around them. Where the tokenizer cleans up spaces, what it does depends on
+        all that came before, and the window is everything.
         """
         if self._cleans_up:
             return 0
         start = max(0, sent - WINDOW_IDS)
-        while start > 0 and self._continues[ids[start]]:
-            start -= 1
-        while start > 0 and all(self._special[token] for token in ids[start:sent]):
+        while start > 0 and (self._continues[ids[start]] or self._special[ids[start]]):
             start -= 1
         return start
 
@@ -129,7 +128,8 @@ class Detokenizer:
 
     def _settled(self, ids: Sequence[int]) -> str:
         """The text of `ids` as far as no later id can change it."""
-        text = self._raw(ids).rstrip(REPLACEMENT)
+        # An incomplete character at the end is one U+FFFD; those before it stand for bytes that are wrong for good.
+        text = self._raw(ids).removesuffix(REPLACEMENT)
         if not self._cleans_up:
             return text
         patterns = [found for found, _ in _CLEAN_UP]

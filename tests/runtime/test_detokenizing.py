@@ -83,6 +83,16 @@ def test_the_space_after_special_tokens_is_kept(kind: str) -> None:
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True) == detokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("kind", ["reference", "byte-level BPE", "Metaspace BPE with byte fallback"])
+@given(data=st.data(), cuts=CUTS)
+def test_a_stream_of_broken_characters_equals_the_whole(kind: str, data: st.DataObject, cuts: list[int]) -> None:
+    """Lead bytes without the rest, stray continuation bytes, and special ids among them."""
+    tokenizer, _ = built(kind)
+    ids = tokenizer.encode("你👋é", add_special_tokens=False)
+    pool = [*ids, tokenizer.eos_token_id, *tokenizer.encode("a ", add_special_tokens=False)]
+    check(kind, data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=60)), cuts)
+
+
 def test_a_window_is_short_however_long_the_text_is() -> None:
     tokenizer, detokenizer = built("reference")
     ids = tokenizer.encode("你好 👋 Grüße " * 200, add_special_tokens=False)
