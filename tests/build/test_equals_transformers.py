@@ -61,6 +61,7 @@ def test_at_least_99_percent_of_the_held_out_prompts_are_answered_with_the_same_
     )
     same = sum(a == e for a, e in zip(actual, expected, strict=True))
     assert len(prompts) == 500
+    print(f"{same} of 500 answers have the same ids")
     assert same >= 495, f"{same} of 500 equal"
 
 
@@ -81,6 +82,8 @@ def test_a_random_llama_of_another_shape_generates_the_same_ids(tmp_path: Path, 
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(vocab_size=256, max_position_embeddings=256, initializer_range=0.2, **{**shape, **changes})
     model = LlamaForCausalLM(config).eval()
+    # Where a call names none, generate() falls back to the model's own end id.
+    model.generation_config.eos_token_id = None
     checkpoint, folder = tmp_path / "checkpoint", tmp_path / "engine"
     model.save_pretrained(checkpoint)
     folder.mkdir()
