@@ -4,6 +4,7 @@ A version's manifest names its source: {"source": {"checkpoint": PATH, "files": 
 repository's root. The folder `engine/` inside the version is made from it once, and has a manifest of its own.
 """
 
+import fcntl
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -56,15 +57,24 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
     source = read_manifest(version_folder).get("source")
     if source is None or is_current(version_folder):
         return False
-    # Imported here: a version whose engine exists is served without the time that this takes.
-    from .openvino_llama import convert_checkpoint
-
-    checkpoint = root / source["checkpoint"]
-    _check_source(checkpoint, source["files"])
-    engine = version_folder / "engine"
     # Outside the model folder, where Triton would take it for a version, but on the same file system.
     staging_root = root / ".trireme"
     staging_root.mkdir(exist_ok=True)
+    with (staging_root / "engine.lock").open("w") as lock:
+        # Servers that start side by side: one makes the engine, the others wait and find it made.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_current(version_folder):
+            return False
+        _make_engine(version_folder, root / source["checkpoint"], source, staging_root)
+    return True
+
+
+def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any], staging_root: Path) -> None:
+    # Imported here: a version whose engine exists is served without the time that this takes.
+    from .openvino_llama import convert_checkpoint
+
+    _check_source(checkpoint, source["files"])
+    engine = version_folder / "engine"
     with tempfile.TemporaryDirectory(dir=staging_root, prefix="engine-") as staging_name:
         staging = Path(staging_name) / "engine"
         staging.mkdir()
@@ -82,4 +92,3 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
         if engine.exists():
             engine.rename(Path(staging_name) / "old")
         staging.rename(engine)
-    return True

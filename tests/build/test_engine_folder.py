@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def test_the_engine_is_made_once_and_verifies(version: Path) -> None:
     manifest = verify_manifest(version / "engine")
     assert {"openvino_model.xml", "openvino_model.bin", "config.json"} <= manifest["files"].keys()
     verify_manifest(version)
-    assert not list((root / ".trireme").iterdir())
+    assert [path.name for path in (root / ".trireme").iterdir()] == ["engine.lock"]
 
 
 def test_it_comes_out_the_same_every_time(version: Path) -> None:
@@ -41,6 +43,16 @@ def test_it_comes_out_the_same_every_time(version: Path) -> None:
     shutil.rmtree(version / "engine")
     ensure_engine(version, root)
     assert read_manifest(version / "engine")["files"] == first
+
+
+def test_of_several_that_start_at_once_one_makes_it(version: Path) -> None:
+    root = version.parents[2]
+    code = "import sys, pathlib; from trireme_build.engine_folder import ensure_engine as e; p = pathlib.Path\n"
+    code += "print(e(p(sys.argv[1]), p(sys.argv[2])))"
+    command = [sys.executable, "-c", code, str(version), str(root)]
+    makers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(maker.communicate(timeout=60)[0].strip() for maker in makers) == ["False", "False", "True"]
+    verify_manifest(version / "engine")
 
 
 def test_an_engine_of_another_source_is_replaced(version: Path) -> None:
