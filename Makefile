@@ -4,6 +4,10 @@
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+ifneq ($(words $(CURDIR)),1)
+$(error Triton cannot start model processes from a path with spaces: move $(CURDIR))
+endif
+
 PIP = -m pip --disable-pip-version-check -q
 VENV = .venv
 VENV_BUILD = .venv-build

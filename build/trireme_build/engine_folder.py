@@ -65,6 +65,9 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_current(version_folder):
             return False
+        for abandoned in staging_root.glob("engine-*"):
+            # Of a maker that was killed: nobody else holds the lock.
+            shutil.rmtree(abandoned)
         _make_engine(version_folder, root / source["checkpoint"], source, staging_root)
     return True
 

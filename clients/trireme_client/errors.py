@@ -82,7 +82,7 @@ def error_from_text(text: str) -> TriremeError:
         return _BY_CODE[refusal.code](refusal.message, refusal.retry_after_ms)
     if "no available versions" in text:
         # Its model is known, but not loaded: the server starts, stops or swaps it.
-        return Unavailable(text)
+        return Unavailable(f"the model is not loaded; the server is starting or stopping ({text})")
     if "unknown model" in text or "is not found" in text:
         return NotFound(text)
     if any(wording in text for wording in _INVALID_WORDINGS):

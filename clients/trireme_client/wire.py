@@ -7,13 +7,13 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from .errors import error_from_text
+from .errors import InvalidArgument, error_from_text
 from .types import Completion, Delta, Generation
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_MODEL = "ensemble"
 
-_NUMPY_DTYPES = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+_NUMPY_DTYPES: dict[str, Any] = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
 
 
 def _tensors(generation: Generation, stream: bool) -> list[tuple[str, str, list[Any]]]:
@@ -38,6 +38,19 @@ def _tensors(generation: Generation, stream: bool) -> list[tuple[str, str, list[
     return tensors
 
 
+def _numbers(name: str, dtype: str, values: list[Any]) -> Any:
+    """Values as an array of the tensor's dtype. Raises InvalidArgument for one that it cannot hold."""
+    kind = _NUMPY_DTYPES[dtype]
+    if dtype == "BOOL":
+        return np.array([values], dtype=kind)
+    limits: Any = np.finfo(kind) if dtype == "FP32" else np.iinfo(kind)
+    for value in values:
+        # NaN and infinity are floats of any size; the server refuses them.
+        if isinstance(value, int | float) and value - value == 0 and not limits.min <= value <= limits.max:
+            raise InvalidArgument(f"{name} is {value}; {dtype} holds {limits.min} to {limits.max}")
+    return np.array([values], dtype=kind)
+
+
 def request_of(generation: Generation, model: str, stream: bool, request_id: str) -> Any:
     """The ModelInferRequest of a generation."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
@@ -47,7 +60,7 @@ def request_of(generation: Generation, model: str, stream: bool, request_id: str
             encoded = np.array([[value.encode("utf-8") for value in values]], dtype=object)
             request.raw_input_contents.append(serialize_byte_tensor(encoded).item())
         else:
-            request.raw_input_contents.append(np.array([values], dtype=_NUMPY_DTYPES[dtype]).tobytes())
+            request.raw_input_contents.append(_numbers(name, dtype, values).tobytes())
     return request
 
 

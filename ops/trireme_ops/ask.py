@@ -31,6 +31,10 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     question = sys.stdin.read() if arguments.question == "-" else arguments.question
+    if not question.strip():
+        raise OperatorError("the question is empty")
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise OperatorError("the question is no valid UTF-8")
     fields: dict[str, Any] = {"max_tokens": arguments.max_tokens, "stop": tuple(arguments.stop)}
     for name in ("temperature", "top_k", "top_p", "seed"):
         fields[name] = getattr(arguments, name)
@@ -44,6 +48,10 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer piece by piece; a note on stderr where it was cut short."""
+    if not arguments.url or "://" in arguments.url:
+        raise OperatorError(
+            f"--url is {arguments.url!r}; HOST:PORT of the gRPC endpoint is needed, such as {DEFAULT_URL}"
+        )
     try:
         with Client(arguments.url, arguments.model) as client, client.stream(**_fields(arguments)) as stream:
             for delta in stream:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from trireme_runtime.manifest import ManifestError, read_manifest, verify_manifest
 
 from . import embedded, ports, processes
 from .errors import OperatorError
-from .layout import Layout
+from .layout import Layout, version_folders
 
 MEBIBYTE = 1 << 20
 MIN_SHM_BYTES = 64 * MEBIBYTE
@@ -56,9 +60,7 @@ def system() -> Finding:
     name = f"{platform.system()} {platform.machine()}"
     if name == "Linux x86_64":
         return Finding("system", Status.OK, f"{name}, {' '.join(platform.libc_ver())}")
-    return Finding(
-        "system", Status.FAIL, f"{name}; the embedded server needs Linux x86_64", "use docker/ on that machine"
-    )
+    return Finding("system", Status.FAIL, f"{name}; the embedded server needs Linux x86_64", "use such a machine")
 
 
 def shared_libpython() -> Finding:
@@ -113,6 +115,69 @@ def leftovers() -> Finding:
         return Finding("leftovers", Status.OK, "none")
     detail = f"{len(regions)} shared-memory regions of servers that are gone (the next serve removes them)"
     return Finding("leftovers", Status.NOTE, detail, "rm " + " ".join(map(str, regions)))
+
+
+def paths(layout: Layout) -> Finding:
+    """Triton's Python backend starts its stubs through a shell, without quoting."""
+    for path in (layout.root, Path(sys.prefix)):
+        if re.search(r"[^\w./@%+=:,-]", str(path), re.ASCII):
+            detail = f"{str(path)!r} holds a character that Triton cannot start model processes with"
+            return Finding(
+                "path", Status.FAIL, detail, "mv it to a path of letters, digits and . _ - /; then make clean"
+            )
+    return Finding("path", Status.OK, str(layout.root))
+
+
+def control_key(layout: Layout) -> Finding:
+    """The key to the control APIs: made at the first `serve`, for its owner alone."""
+    path = layout.state / "control.key"
+    if not path.exists():
+        return Finding("control key", Status.OK, "made at the first serve")
+    try:
+        empty = not layout.control_key()
+    except (OperatorError, OSError, ValueError) as error:
+        return Finding("control key", Status.FAIL, str(error), f"chmod 600 {path}")
+    if empty:
+        return Finding("control key", Status.FAIL, f"{path} is empty", f"rm {path}")
+    return Finding("control key", Status.OK, str(path))
+
+
+def repositories(layout: Layout) -> list[Finding]:
+    """Every model has a configuration that parses and a version; every step of an ensemble is a model."""
+    findings, steps = [], dict[str, set[str]]()
+    for repository in layout.repositories:
+        models = sorted(path for path in repository.iterdir() if path.is_dir()) if repository.is_dir() else []
+        if not models:
+            fix = f"git checkout -- {repository.name}"
+            findings.append(Finding(repository.name, Status.FAIL, f"{repository} holds no model", fix))
+        for model in models:
+            problem = None
+            path = model / "config.pbtxt"
+            try:
+                config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+                steps[model.name] = {step.model_name for step in config.ensemble_scheduling.step}
+                if config.name and config.name != model.name:
+                    problem = f"{path}: name is {config.name!r}, the folder is {model.name!r}"
+                elif not version_folders(model):
+                    problem = f"{model} holds no numbered version folder"
+            except FileNotFoundError:
+                problem = f"{path}: missing"
+            except (text_format.ParseError, UnicodeDecodeError) as error:
+                problem = f"{path}: {error}"
+            if problem:
+                fix = f"git checkout -- {model.relative_to(layout.root)}"
+                findings.append(Finding(model.name, Status.FAIL, problem, fix))
+    for name, models_of_steps in steps.items():
+        for missing in sorted(models_of_steps - steps.keys()):
+            findings.append(
+                Finding(
+                    name,
+                    Status.FAIL,
+                    f"the ensemble's step {missing!r} is no model",
+                    "git checkout -- model_repository",
+                )
+            )
+    return findings or [Finding("configs", Status.OK, f"{len(steps)} models, every step of an ensemble among them")]
 
 
 def disk(layout: Layout) -> Finding:
@@ -174,15 +239,20 @@ def gpu() -> Finding:
 
 def free_ports(wanted: embedded.Ports) -> list[Finding]:
     """Whether the server's ports can be bound; 0 lets the system choose."""
+    named = [("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)]
+    taken = [name for name, port in named if port and not ports.is_free(port)]
+    # One line to type for all of them.
+    others = " ".join(f"--{name}-port {port}" for name, port in zip(taken, ports.free_ports(len(taken)), strict=True))
+    fix = f"make serve ARGS='{others}'   (or stop what listens there)"
     findings = []
-    for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
-        if port == 0 or ports.is_free(port):
-            findings.append(Finding(f"{name} port", Status.OK, f"{port or 'any'} on {embedded.ADDRESS}"))
+    for name, port in named:
+        if name in taken:
+            findings.append(Finding(f"{name} port", Status.FAIL, f"{port} is in use", fix))
+        elif port and [p for _, p in named].count(port) > 1:
+            detail = f"{port} is given for two endpoints"
+            findings.append(Finding(f"{name} port", Status.FAIL, detail, f"another --{name}-port"))
         else:
-            other = ports.free_ports(1)[0]
-            findings.append(
-                Finding(f"{name} port", Status.FAIL, f"{port} is in use", f"make serve ARGS='--{name}-port {other}'")
-            )
+            findings.append(Finding(f"{name} port", Status.OK, f"{port or 'any'} on {embedded.ADDRESS}"))
     return findings
 
 
@@ -228,7 +298,10 @@ def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:
     )
     return [
         *(check() for check in single),
+        paths(layout),
         disk(layout),
+        control_key(layout),
         *free_ports(wanted),
+        *repositories(layout),
         *manifests(layout),
     ]

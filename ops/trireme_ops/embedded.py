@@ -52,8 +52,9 @@ def _backend_directory(state: Path) -> Path:
     wheel = wheel_folder()
     interpreter = f"{sys.version_info.major}.{sys.version_info.minor}"
     target = state / "backends" / f"pytriton-{version('nvidia-pytriton')}-python{interpreter}"
-    if target.is_dir():
+    if (target / "python" / _STUB).is_file() and (target / "python" / "libtriton_python.so").is_file():
         return target
+    shutil.rmtree(target, ignore_errors=True)
     staging = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.copytree(wheel / "backends" / "python", staging / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(wheel / "python_backend_stubs" / interpreter / _STUB, staging / "python" / _STUB)

@@ -65,7 +65,7 @@ def prepare_engines(layout: Layout) -> None:
                 print(f"Making the engine of {folder.parent.name}/{folder.name} from its checkpoint ...", flush=True)
             ensure_engine(folder, layout.root)
         except CheckpointError as error:
-            raise OperatorError(str(error)) from error
+            raise OperatorError(f"{error}. Type: git checkout -- build/checkpoints") from error
 
 
 def _resolve(wanted: Ports) -> Ports:
@@ -73,19 +73,22 @@ def _resolve(wanted: Ports) -> Ports:
     return Ports(*(port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics)))
 
 
+def _shown(path: Path) -> str:
+    """`path` as short as it can be typed here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def _announce(server: EmbeddedServer, started: float) -> None:
     grpc = f"{ADDRESS}:{server.ports.grpc}"
-    trireme = Path(sys.argv[0])
-    shown = os.path.relpath(trireme) if trireme.is_relative_to(Path.cwd()) else trireme
     url = "" if server.ports.grpc == 8001 else f" --url {grpc}"
     print(
         f"Ready after {time.monotonic() - started:.1f} s.\n"
         f"  gRPC     {grpc}\n"
         f"  HTTP     http://{ADDRESS}:{server.ports.http}\n"
         f"  metrics  http://{ADDRESS}:{server.ports.metrics}/metrics\n"
-        f"  log      {server.log_path}\n"
+        f"  log      {_shown(server.log_path)}\n"
         f"Ask it something, from another terminal:\n"
-        f'  {shown} ask{url} "What is 37 + 58?"\n'
+        f'  {_shown(Path(sys.argv[0]))} ask{url} "What is 37 + 58?"\n'
         f"Ctrl-C stops it.",
         flush=True,
     )
@@ -107,6 +110,8 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; 0 if the server was drained, 1 if it ended by itself."""
     started = time.monotonic()
+    # Until the server runs, SIGTERM is as Ctrl-C: what was begun is cleaned up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     layout = Layout.find()
     wanted = ports_of(arguments)
     check(layout, wanted)
@@ -124,9 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _write_ready_file(arguments.ready_file, server)
         while signals.count == 0:
             if server.process.poll() is not None:
-                raise OperatorError(
-                    f"tritonserver ended by itself with status {server.process.returncode}:\n{server.errors_in_log()}"
-                )
+                raise OperatorError(f"tritonserver {server.how_it_ended()} by itself:\n{server.errors_in_log()}")
             time.sleep(0.1)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
     finally:

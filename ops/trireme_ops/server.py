@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +33,7 @@ class EmbeddedServer:
         self.was_ready = False
         self._shm_prefix = processes.shm_prefix(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":
@@ -43,10 +45,22 @@ class EmbeddedServer:
         """Start the process; shared memory of servers that are gone is removed first."""
         for region in processes.abandoned_regions():
             region.unlink(missing_ok=True)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = embedded.command(self.layout, self.ports, self._shm_prefix, _EXIT_TIMEOUT_S)
-        with self.log_path.open("wb") as log:
+        try:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            if self.log_path.exists():
+                # The log of a server that crashed is what its operator will look for.
+                self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
+            log = self.log_path.open("wb")
+        except OSError as error:
+            raise OperatorError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
+        with log:
             self._process = processes.start_session(command, embedded.environment(), log)
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-m", "trireme_ops.guardian", str(self._process.pid), self._shm_prefix],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def is_ready(self) -> bool:
         """Whether the server and all its models are ready."""
@@ -65,9 +79,7 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout_s
         while not stopped():
             if self.process.poll() is not None:
-                raise OperatorError(
-                    f"tritonserver ended with status {self.process.returncode}:\n{self.errors_in_log()}"
-                )
+                raise OperatorError(f"tritonserver {self.how_it_ended()}:\n{self.errors_in_log()}")
             if self.is_ready():
                 self.was_ready = True
                 return True
@@ -75,6 +87,11 @@ class EmbeddedServer:
                 raise OperatorError(f"tritonserver was not ready after {timeout_s:g} s:\n{self.errors_in_log()}")
             time.sleep(_POLL_S)
         return False
+
+    def how_it_ended(self) -> str:
+        """The exit status of the server in words."""
+        status = self.process.returncode
+        return f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
 
     def errors_in_log(self, count: int = 8) -> str:
         """The log's last error lines, and where the rest is."""
@@ -150,3 +167,6 @@ class EmbeddedServer:
             time.sleep(_POLL_S)
         processes.end_session(self.process.pid)
         processes.remove_regions(self._shm_prefix)
+        if self._guardian is not None and self._guardian.stdin is not None:
+            self._guardian.stdin.close()
+            self._guardian.wait()

@@ -74,6 +74,11 @@ class Detokenizer:
         self._byte_tokens = byte_tokens
         self._tokens = tokens
 
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return len(self._tokens)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of all of `ids`."""
         text = self._raw(ids)

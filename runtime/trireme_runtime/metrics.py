@@ -33,6 +33,10 @@ class EngineMetrics:
         if count:
             self._generated.increment(count)
 
+    def send_failed(self, error: Exception) -> None:
+        """Say so in the server's log."""
+        pb_utils.Logger.log_error(f"a chunk could not be sent: {type(error).__name__}: {error}")
+
     def engine_lost(self, error: EngineDied) -> None:
         """Say so in the server's log."""
         pb_utils.Logger.log_error(f"the engine was lost: {error}")

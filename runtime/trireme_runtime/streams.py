@@ -7,6 +7,7 @@ load a message holds several tokens and the number of messages stays what the se
 import itertools
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from .detokenizing import Detokenizer
 from .engines.base import Engine, EngineDied, EngineEvent, EngineRequest, check_request
 from .requests import GenerationRequest
 from .stopping import StopMatcher
+
+#: How long to wait, at most, before a dead engine is started once more.
+MAX_RESTART_DELAY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Observer(Protocol):
         """`count` further ids came from the engine."""
 
     def engine_lost(self, error: EngineDied) -> None:
-        """The engine died; its streams were ended with an error."""
+        """The engine died, or could not be started again; its streams were ended with an error."""
+
+    def send_failed(self, error: Exception) -> None:
+        """A chunk could not be sent; its stream is cancelled."""
 
 
 class _Stream:
@@ -108,11 +115,14 @@ class _Stream:
 class StreamRouter:
     """Runs generations on an engine and hands their ids to sinks.
 
-    `detokenizer` is asked for window boundaries and stop strings only; texts are made elsewhere.
+    If the engine dies, its streams end with an error, and it is started again with `start_engine`; meanwhile requests
+    are refused as unavailable. `detokenizer` is asked for window boundaries and stop strings only; texts are made
+    elsewhere.
     """
 
-    def __init__(self, engine: Engine, detokenizer: Detokenizer, observer: Observer) -> None:
-        self._engine = engine
+    def __init__(self, start_engine: Callable[[], Engine], detokenizer: Detokenizer, observer: Observer) -> None:
+        self._start_engine = start_engine
+        self._engine = start_engine()
         self._detokenizer = detokenizer
         self._observer = observer
         self._keys = itertools.count(1)
@@ -127,6 +137,11 @@ class StreamRouter:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that takes requests now."""
+        return self._engine
 
     @property
     def active(self) -> int:
@@ -158,7 +173,11 @@ class StreamRouter:
             self._engine.submit(engine_request)
         except (Refusal, EngineDied) as error:
             with self._changed:
-                self._streams.pop(key, None)
+                stream = self._streams.get(key)
+                if stream is None or stream.done:
+                    # It was ended with an error already, with all others that the engine took along.
+                    return key
+                del self._streams[key]
             if isinstance(error, Refusal):
                 raise
             raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {error}") from error
@@ -170,7 +189,11 @@ class StreamRouter:
         with self._changed:
             if key not in self._streams:
                 return False
-        self._engine.cancel(key)
+        try:
+            self._engine.cancel(key)
+        except EngineDied:
+            # It ends with an error, as all that this engine had.
+            return False
         return True
 
     def close(self) -> None:
@@ -191,6 +214,40 @@ class StreamRouter:
             self._ready.append(stream)
 
     def _receive(self) -> None:
+        while not self._closing:
+            self._read_events()
+            delay_s = 1.0
+            while not self._closing:
+                try:
+                    engine = self._start_engine()
+                except Exception as error:
+                    self._lose(error)
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._closing, timeout=delay_s)
+                    delay_s = min(2 * delay_s, MAX_RESTART_DELAY_S)
+                    continue
+                with self._changed:
+                    self._engine, self._lost = engine, None
+                    closing = self._closing
+                if closing:
+                    engine.close()
+                break
+
+    def _lose(self, error: Exception) -> None:
+        """Note that the engine is gone, and end its streams with an error."""
+        lost = error if isinstance(error, EngineDied) else EngineDied(f"{type(error).__name__}: {error}")
+        with self._changed:
+            if self._closing:
+                return
+            self._lost = lost
+            for stream in self._streams.values():
+                stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {lost}")
+                self._queue(stream)
+            self._changed.notify_all()
+        self._observer.engine_lost(lost)
+
+    def _read_events(self) -> None:
+        """Take events until the engine closes or dies."""
         try:
             for batch in self._engine.events():
                 finished = []
@@ -202,20 +259,14 @@ class StreamRouter:
                         if stream.take(event):
                             finished.append(event.key)
                         self._queue(stream)
-                    self._changed.notify()
+                    self._changed.notify_all()
                 self._observer.generated(sum(len(event.ids) for event in batch))
                 for key in finished:
                     self._engine.cancel(key)
         except Exception as error:
-            # Whatever it was, nobody reads the engine's events any more: its streams must not wait for them.
-            lost = error if isinstance(error, EngineDied) else EngineDied(f"{type(error).__name__}: {error}")
-            with self._changed:
-                self._lost = lost
-                for stream in self._streams.values():
-                    stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {lost}")
-                    self._queue(stream)
-                self._changed.notify()
-            self._observer.engine_lost(lost)
+            # Whatever it was, nobody reads this engine's events any more: its streams must not wait for them.
+            self._lose(error)
+            self._engine.close()
 
     def _send(self) -> None:
         while True:
@@ -230,13 +281,18 @@ class StreamRouter:
                 done = stream.done
                 if done:
                     self._streams.pop(stream.key, None)
-            if chunk is None:
-                assert stream.error is not None
-                stream.sink.fail(stream.error)
-            else:
-                if not done and stream.sink.is_cancelled():
-                    self.cancel(stream.key)
-                stream.sink.send(chunk, final=done)
+            try:
+                if chunk is None:
+                    assert stream.error is not None
+                    stream.sink.fail(stream.error)
+                else:
+                    if not done and stream.sink.is_cancelled():
+                        self.cancel(stream.key)
+                    stream.sink.send(chunk, final=done)
+            except Exception as error:
+                # One stream that cannot be sent must not end the sending of all others.
+                self._observer.send_failed(error)
+                self.cancel(stream.key)
             if done:
                 self._observer.running(self.active)
 

@@ -45,6 +45,19 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._bos = tokenizer.bos_token
+        self._context = int(tokenizer.model_max_length)
+        self._longest_token_bytes = _longest_token_bytes(tokenizer)
+
+    def check_length(self, prompt: str) -> None:
+        """Raise Refusal for a prompt that cannot fit into the context, without the cost of tokenizing it."""
+        if self._longest_token_bytes is None:
+            return
+        size = len(prompt.encode("utf-8"))
+        least = -(-size // self._longest_token_bytes)
+        if least > self._context:
+            raise invalid(
+                f"the prompt has {size} bytes, at least {least} tokens; the model's context is {self._context} tokens"
+            )
 
     def encode_batch(self, prompts: Sequence[str]) -> list[Ids]:
         """Ids of each prompt, int32 [n].
@@ -80,7 +93,10 @@ class Encoder:
         variables = _json("chat_template_kwargs", kwargs) if kwargs else {}
         if not isinstance(variables, dict):
             raise invalid(f"chat_template_kwargs: a JSON object is needed, not {_kind(variables)}")
-        reserved = sorted(variables.keys() & {"tokenize", "chat_template", "conversation", "return_tensors"})
+        reserved = sorted(
+            variables.keys()
+            & {"tokenize", "chat_template", "conversation", "messages", "return_tensors", "return_dict"}
+        )
         if reserved:
             raise invalid(f"chat_template_kwargs: the key {reserved[0]!r} is reserved")
         options = {"add_generation_prompt": True, **variables}
@@ -94,6 +110,16 @@ class Encoder:
         except UnicodeEncodeError as error:
             raise invalid(f"messages: lone surrogate {rendered[error.start]!a} is no character") from error
         return str(rendered)
+
+
+def _longest_token_bytes(tokenizer: Any) -> int | None:
+    """How many bytes of a prompt one id can stand for at most; None where the tokenizer may drop or change text."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or "ByteLevel" not in str(backend.decoder):
+        return None
+    # In byte-level vocabularies one character stands for one byte; added tokens are plain text.
+    added = [len(token.content.encode("utf-8")) for token in tokenizer.added_tokens_decoder.values()]
+    return max([len(token) for token in backend.get_vocab(with_added_tokens=False)] + added)
 
 
 def _kind(value: object) -> str:

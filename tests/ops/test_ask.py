@@ -50,6 +50,31 @@ def test_a_refusal_is_one_line(server: Server) -> None:
     assert done.stderr == "trireme: max_tokens is 0; at least 1 is needed\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("",), "the question is empty"),
+        (("--url", "http://127.0.0.1:8000", "x"), "HOST:PORT"),
+        (("--seed", "-1", "x"), "seed is -1; UINT64 holds 0 to 18446744073709551615"),
+        (("--max-tokens", "99999999999", "x"), "max_tokens is 99999999999; INT32 holds"),
+        (("--temperature", "1e39", "x"), "temperature is 1e+39; FP32 holds"),
+        (("--temperature", "nan", "x"), "temperature is nan"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_line(server: Server, arguments: tuple[str, ...], words: str) -> None:
+    url = () if "--url" in arguments else ("--url", server.grpc)
+    done = ask(*url, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(server: Server) -> None:
+    command = f"'{TRIREME}' ask --url {server.grpc} 'Count from 1 to 60.' | head -c 3"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1 2", "")
+
+
 def test_without_a_server_it_says_what_to_type() -> None:
     done = ask("--url", "127.0.0.1:9", "x")
     assert done.returncode == 1

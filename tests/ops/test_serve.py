@@ -73,16 +73,64 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_a_killed_serve_takes_its_server_along_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     server = start_server(tmp_path)
-    server.process.kill()
-    server.process.communicate()
     session, pid = server.addresses["triton_pid"], server.addresses["pid"]
-    wait_for(lambda: not processes.session_members(session), timeout_s=60, what="the end of the orphaned server")
+    with Client(server.grpc) as client:
+        # Under load tritonserver does not end by itself.
+        streams = [client.stream(prompt="Count", max_tokens=2000, end_id=-1) for _ in range(24)]
+        for stream in streams:
+            next(stream)
+        server.process.kill()
+        server.process.communicate()
+        assert_nothing_is_left(pid, session)
     leftover = Path(f"/dev/shm/trireme_{pid}_of_a_killed_server")
     leftover.write_bytes(b"x")
     (tmp_path / "second").mkdir()
     stop_server(start_server(tmp_path / "second"))
     assert not leftover.exists()
     assert_nothing_is_left(pid, session)
+
+
+@pytest.mark.parametrize("stubs", [1, 3])
+def test_serve_killed_while_it_starts_leaves_nothing(tmp_path: Path, stubs: int) -> None:
+    command = [str(TRIREME), "serve", *ANY_PORTS, "--log", str(tmp_path / "triton.log")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+
+        def session() -> int | None:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            return next(
+                (int(pid) for pid in children if "tritonserver" in Path(f"/proc/{pid}/cmdline").read_text()), None
+            )
+
+        found = wait_for(session)
+        wait_for(lambda: len(processes.session_members(found)) > stubs)
+        process.kill()
+    assert_nothing_is_left(process.pid, found)
+
+
+def test_a_killed_engine_ends_its_streams_and_is_started_again(tmp_path: Path) -> None:
+    server = start_server(tmp_path)
+    try:
+        with Client(server.grpc, timeout_s=60) as client:
+            stream = client.stream(prompt="Count", max_tokens=2000, end_id=-1)
+            next(stream)
+            (engine,) = [
+                pid for pid in server.session() if "openvino_child" in Path(f"/proc/{pid}/cmdline").read_text()
+            ]
+            os.kill(engine, signal.SIGKILL)
+            with pytest.raises(Unavailable, match="the engine was lost"):
+                for _ in stream:
+                    pass
+
+            def answer() -> str:
+                try:
+                    return client.generate(prompt="<|user|>Reverse: abc<|assistant|>", max_tokens=8).text
+                except Unavailable:
+                    return ""
+
+            assert wait_for(answer) == "cba"
+    finally:
+        stop_server(server)
+    assert_nothing_is_left(server.addresses["pid"], server.addresses["triton_pid"])
 
 
 def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
@@ -105,7 +153,7 @@ def test_a_dead_tritonserver_is_reported_with_its_log(tmp_path: Path) -> None:
     os.kill(server.addresses["triton_pid"], signal.SIGKILL)
     output, _ = server.process.communicate(timeout=60)
     assert server.process.returncode == 1
-    assert "ended by itself with status -9" in output
+    assert "crashed (SIGKILL) by itself" in output
     assert_nothing_is_left(server.addresses["pid"], server.addresses["triton_pid"])
 
 
@@ -178,6 +226,37 @@ def test_a_model_that_fails_to_load_is_reported_from_the_log(checkout: Path) -> 
     assert done.returncode == 1
     assert "engine has the value 'warp'" in done.stderr
     assert "the whole log:" in done.stderr
+
+
+def test_a_path_that_triton_cannot_use_is_refused(checkout: Path) -> None:
+    spaced = checkout / "with space"
+    spaced.mkdir()
+    for name in ("model_repository", "ensembles", "build"):
+        (checkout / name).rename(spaced / name)
+    done = run_serve(*ANY_PORTS, env={"TRIREME_ROOT": str(spaced)})
+    assert done.returncode == 1
+    assert "with space' holds a character" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("rm -r ensembles/ensemble", "ensembles holds no model"),
+        ("rm -r model_repository/preprocessing", "step 'preprocessing' is no model"),
+        ("rm -r model_repository/preprocessing/1", "holds no numbered version folder"),
+        ("rm model_repository/tensorrt_llm/config.pbtxt", "config.pbtxt: missing"),
+        ("echo nonsense >> model_repository/tensorrt_llm/config.pbtxt", "tensorrt_llm/config.pbtxt: "),
+        ("mkdir -p .trireme; install -m 600 /dev/null .trireme/control.key", "control.key is empty"),
+        ("mkdir -p .trireme; echo x > .trireme/control.key; chmod 644 .trireme/control.key", "can be read by others"),
+    ],
+)
+def test_a_broken_checkout_is_refused_with_what_to_type(checkout: Path, damage: str, words: str) -> None:
+    subprocess.run(["bash", "-c", damage], cwd=checkout, check=True)
+    done = run_serve(*ANY_PORTS, env={"TRIREME_ROOT": str(checkout)})
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "-> " in done.stderr
+    assert "Starting" not in done.stdout
 
 
 def test_a_folder_without_a_repository_is_named(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ class Watcher:
         self.running_counts: list[int] = []
         self.ids = 0
         self.lost: EngineDied | None = None
+        self.failed: Exception | None = None
 
     def running(self, count: int) -> None:
         self.running_counts.append(count)
@@ -98,14 +99,23 @@ class Watcher:
     def engine_lost(self, error: EngineDied) -> None:
         self.lost = error
 
+    def send_failed(self, error: Exception) -> None:
+        self.failed = error
+
 
 def generation(streaming: bool = True, stop: tuple[str, ...] = (), echo: bool = False) -> GenerationRequest:
     return GenerationRequest((1, 5, 9), 64, 2, Sampling(), streaming, echo, stop)
 
 
 @pytest.fixture
-def engine() -> DrivenEngine:
-    return DrivenEngine()
+def engines() -> list[DrivenEngine]:
+    """Every engine that the router started, the last one running."""
+    return []
+
+
+@pytest.fixture
+def engine(router: StreamRouter, engines: list[DrivenEngine]) -> DrivenEngine:
+    return engines[0]
 
 
 @pytest.fixture
@@ -114,8 +124,12 @@ def watcher() -> Watcher:
 
 
 @pytest.fixture
-def router(engine: DrivenEngine, tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
-    router = StreamRouter(engine, Detokenizer(tokenizer), watcher)
+def router(engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
+    def start_engine() -> DrivenEngine:
+        engines.append(DrivenEngine())
+        return engines[-1]
+
+    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher)
     yield router
     router.close()
 
@@ -205,8 +219,8 @@ def test_events_that_cannot_be_read_fail_the_streams_too(engine: DrivenEngine, r
     assert "unreadable" in sink.error.message
 
 
-def test_a_dead_engine_fails_its_streams_and_new_ones(
-    engine: DrivenEngine, router: StreamRouter, watcher: Watcher
+def test_a_dead_engine_fails_its_streams_and_is_started_again(
+    engine: DrivenEngine, engines: list[DrivenEngine], router: StreamRouter, watcher: Watcher
 ) -> None:
     sink = RecordingSink()
     router.start(generation(), sink)
@@ -214,9 +228,29 @@ def test_a_dead_engine_fails_its_streams_and_new_ones(
     assert sink.ended.wait(10)
     assert sink.error is not None
     assert sink.error.code is Code.UNAVAILABLE
-    with pytest.raises(Refusal, match="not running"):
-        router.start(generation(), RecordingSink())
-    wait_for(lambda: watcher.lost is not None)
+    wait_for(lambda: len(engines) == 2 and router.engine is engines[1])
+    assert watcher.lost is not None
+    again = RecordingSink()
+    key = router.start(generation(), again)
+    engines[1].emit(EngineEvent(key, (40,), FinishReason.LENGTH))
+    assert again.ended.wait(10)
+    assert again.ids == [40]
+
+
+def test_a_stream_that_cannot_be_sent_leaves_the_others_alone(
+    engine: DrivenEngine, router: StreamRouter, watcher: Watcher
+) -> None:
+    class BrokenSink(RecordingSink):
+        def send(self, chunk: Chunk, final: bool) -> None:
+            raise RuntimeError("broken")
+
+    broken, good = router.start(generation(), BrokenSink()), RecordingSink()
+    key = router.start(generation(), good)
+    engine.emit(EngineEvent(broken, (40,)))
+    engine.emit(EngineEvent(key, (41,), FinishReason.LENGTH))
+    assert good.ended.wait(10)
+    assert engine.cancelled == [broken]
+    assert watcher.failed is not None
 
 
 def test_the_observer_counts_running_streams_and_ids(

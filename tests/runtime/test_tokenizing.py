@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tokenizers_built import KINDS, LINES
 from trireme_runtime.contract import Refusal
 from trireme_runtime.tokenizing import Encoder, TokenizerError, load_tokenizer
 
@@ -26,6 +27,23 @@ def test_a_batch_gives_the_ids_of_each_prompt(encoder: Encoder, tokenizer: Any) 
 def test_a_prompt_that_has_its_begin_token_gets_no_second_one(encoder: Encoder, tokenizer: Any) -> None:
     ids = encoder.encode_batch(["<|bos|>x"])[0].tolist()
     assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized(encoder: Encoder) -> None:
+    encoder.check_length("x" * 2048)
+    with pytest.raises(Refusal, match=r"100000 bytes, at least \d+ tokens; the model's context is 2048"):
+        encoder.check_length("x" * 100_000)
+
+
+def test_the_bound_on_a_prompts_length_never_refuses_what_fits(tokenizer: Any) -> None:
+    for kind in KINDS.values():
+        built = kind()
+        built.model_max_length = 16
+        narrow = Encoder(built)
+        for line in LINES:
+            for end in range(1, len(line)):
+                if len(built.encode(line[:end], add_special_tokens=False)) <= 16:
+                    narrow.check_length(line[:end])
 
 
 def test_chat_is_rendered_by_the_tokenizers_template(encoder: Encoder) -> None:

@@ -55,6 +55,12 @@ CASES = (
         ("5001 tokens", "2048"),
         {"text_input": "x" * 5000},
     ),
+    Case(
+        "prompt far too long",
+        {"text_input": text(b"x" * 1_000_000)},
+        ("1000000 bytes", "2048"),
+        {"text_input": "x" * 1_000_000},
+    ),
     Case("max_tokens 0", {"max_tokens": number("INT32", 0)}, ("max_tokens is 0", "1"), {"max_tokens": 0}),
     Case("max_tokens negative", {"max_tokens": number("INT32", -3)}, ("max_tokens is -3", "1"), {"max_tokens": -3}),
     Case("max_tokens missing", {"max_tokens": None}, ("max_tokens", "missing"), {"max_tokens": None}),

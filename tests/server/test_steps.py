@@ -85,6 +85,12 @@ def test_postprocessing_detokenizes_whole_sequences(triton: Any, tokenizer: Any)
     assert [text.decode() for text in result.as_numpy("OUTPUT")[0]] == ["你好 👋 Grüße", tokenizer.decode(ids[:3])]
 
 
+@pytest.mark.parametrize("bad", [-1, 512])
+def test_postprocessing_refuses_ids_outside_the_vocabulary(triton: Any, bad: int) -> None:
+    with pytest.raises(InferenceServerException, match=rf"\[INVALID_ARGUMENT\] TOKENS_BATCH: id {bad}"):
+        triton.infer("postprocessing", tensors(TOKENS_BATCH=ints(7, bad)[np.newaxis], SEQUENCE_LENGTH=ints(2)))
+
+
 def test_the_engine_model_takes_ids_and_gives_ids(streams: Streams, prompt: Any, tokenizer: Any) -> None:
     streams.send("ids", input_ids=prompt, input_lengths=ints(prompt.size), request_output_len=ints(9))
     result = streams.next()

@@ -4,6 +4,7 @@ from typing import Any
 
 from trireme_runtime import triton
 from trireme_runtime.cancelling import EngineStopper
+from trireme_runtime.contract import invalid
 from trireme_runtime.detokenizing import Detokenizer
 from trireme_runtime.requests import check_batch_of_one
 from trireme_runtime.stopping import cut_at_stop
@@ -33,6 +34,9 @@ class TritonPythonModel:
     def _texts(self, tensors: dict[str, Any]) -> list[str]:
         ids, lengths = tensors["TOKENS_BATCH"], tensors["SEQUENCE_LENGTH"]
         check_batch_of_one("TOKENS_BATCH", ids.shape)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self._detokenizer.vocab_size:
+            bad = ids.min() if ids.min() < 0 else ids.max()
+            raise invalid(f"TOKENS_BATCH: id {bad} is outside the vocabulary, 0 to {self._detokenizer.vocab_size - 1}")
         window = tensors["WINDOW_IDS"][0].tolist() if "WINDOW_IDS" in tensors else []
         # Without a finish reason there is no more to come: a plain client sends whole sequences.
         final = "FINISH_REASON" not in tensors or tensors["FINISH_REASON"].flat[0] != b""

@@ -20,7 +20,9 @@ class TritonPythonModel:
         prompts: list[str | Exception] = []
         for request in requests:
             try:
-                prompts.append(self._prompt(request))
+                prompt = self._prompt(request)
+                self._encoder.check_length(prompt)
+                prompts.append(prompt)
             except Exception as error:
                 prompts.append(error)
         encoded = iter(self._encoder.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))

@@ -9,7 +9,7 @@ from trireme_runtime import triton
 from trireme_runtime.contract import Code, Refusal, invalid
 from trireme_runtime.detokenizing import Detokenizer
 from trireme_runtime.engines import load_engine
-from trireme_runtime.engines.base import EngineSettings
+from trireme_runtime.engines.base import Engine, EngineSettings
 from trireme_runtime.metrics import EngineMetrics
 from trireme_runtime.requests import Defaults, check_batch_of_one, parse_generation
 from trireme_runtime.streams import Chunk, StreamRouter
@@ -60,8 +60,11 @@ class TritonPythonModel:
             kv_cache_tokens=config.integer("max_tokens_in_paged_kv_cache"),
             reuse_kv_blocks=config.flag("enable_kv_cache_reuse"),
         )
-        self._engine = load_engine(config.text("engine"), config.folder("engine_dir"), settings)
-        self._router = StreamRouter(self._engine, Detokenizer(tokenizer), EngineMetrics(args))
+
+        def start_engine() -> Engine:
+            return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
+
+        self._router = StreamRouter(start_engine, Detokenizer(tokenizer), EngineMetrics(args))
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -80,9 +83,8 @@ class TritonPythonModel:
             self._stop(request.request_id(), tensors)
             sink.end()
             return
-        generation = parse_generation(
-            tensors, self._defaults, self._engine.limits, self._engine.honours, self._engine.name
-        )
+        engine = self._router.engine
+        generation = parse_generation(tensors, self._defaults, engine.limits, engine.honours, engine.name)
         self._router.start(generation, sink, request.request_id())
 
     def _stop(self, request_id: str, tensors: dict[str, Any]) -> None:
