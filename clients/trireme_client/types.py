@@ -12,8 +12,12 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
-class Delta:
-    """One piece of a stream. The counts are of the whole answer so far; finish_reason is None until the last piece."""
+class _Answer:
+    """What pieces and whole answers have in common.
+
+    finish_reason: stop, length, cancelled or error. stop_reason: the stop string that ended it. The counts are of the
+    whole answer so far.
+    """
 
     text: str
     finish_reason: str | None
@@ -23,14 +27,13 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """A whole answer. finish_reason: stop, length, cancelled or error; stop_reason: the stop string that ended it."""
+class Delta(_Answer):
+    """One piece of a stream; finish_reason is None until the last."""
 
-    text: str
-    finish_reason: str | None
-    stop_reason: str | None
-    num_input_tokens: int
-    num_output_tokens: int
+
+@dataclass(frozen=True)
+class Completion(_Answer):
+    """A whole answer, or what came of it so far."""
 
 
 @dataclass(frozen=True)
