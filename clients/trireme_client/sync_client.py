@@ -1,7 +1,6 @@
 """The blocking client."""
 
 import uuid
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -96,7 +95,5 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -18,18 +18,13 @@ GRACE_S = 8.0
 
 def end(session: int, prefix: str, grace_s: float) -> None:
     """End the session and remove its shared memory."""
-    members = processes.session_members(session)
-    if session in members:
+    if session in processes.session_members(session):
         os.kill(session, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while session in processes.session_members(session) and time.monotonic() < deadline:
         time.sleep(0.05)
     # Stubs end soon after their server, if they can.
-    deadline = min(deadline, time.monotonic() + 2)
-    while processes.session_members(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    processes.end_session(session)
-    processes.remove_regions(prefix)
+    processes.clear_session(session, prefix, grace_s=min(2, max(0, deadline - time.monotonic())))
 
 
 def main() -> None:

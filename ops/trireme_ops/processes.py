@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -23,15 +24,6 @@ def shm_prefix(owner_pid: int) -> str:
 def is_alive(pid: int) -> bool:
     """Whether a process of this id exists."""
     return Path(f"/proc/{pid}").exists()
-
-
-def remove_regions(prefix: str) -> list[str]:
-    """Remove the shared-memory regions whose name begins with `prefix`; their names."""
-    removed = []
-    for path in SHM.glob(f"{prefix}*"):
-        path.unlink(missing_ok=True)
-        removed.append(path.name)
-    return removed
 
 
 def abandoned_regions() -> list[Path]:
@@ -80,12 +72,15 @@ def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO)
     )
 
 
-def end_session(session: int) -> list[int]:
-    """Kill what is left of a session; the process ids."""
-    left = session_members(session)
-    for pid in left:
+def clear_session(session: int, prefix: str, grace_s: float) -> None:
+    """Give what is left of a session `grace_s` to end by itself, kill the rest, and remove its shared memory."""
+    deadline = time.monotonic() + grace_s
+    while session_members(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in session_members(session):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    return left
+    for path in SHM.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)

@@ -161,12 +161,8 @@ class EmbeddedServer:
         return process.returncode
 
     def _clean_up(self) -> None:
-        """Give what is left of the session a moment to see that its server is gone, then kill it."""
-        deadline = time.monotonic() + 2
-        while processes.session_members(self.process.pid) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        processes.end_session(self.process.pid)
-        processes.remove_regions(self._shm_prefix)
+        """Stubs see that their server is gone within a moment."""
+        processes.clear_session(self.process.pid, self._shm_prefix, grace_s=2)
         if self._guardian is not None and self._guardian.stdin is not None:
             self._guardian.stdin.close()
             self._guardian.wait()
