@@ -46,6 +46,12 @@ def test_a_committed_config_holds_no_placeholder(name: str) -> None:
     assert "${" not in BY_NAME[name].read_text(encoding="utf-8")
 
 
+def fits(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> bool:
+    """The same dtype and number of dims; a dim of -1 fits any."""
+    dims = zip(one[1], other[1], strict=True)
+    return one[0] == other[0] and all(a == b or -1 in (a, b) for a, b in dims)
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("ensembles/*/config.pbtxt")))
 def test_the_edges_of_an_ensemble_fit(name: str) -> None:
     """Each edge joins tensors of one dtype and dims; no ensemble input and no step's output goes nowhere unnoticed."""
@@ -56,7 +62,7 @@ def test_the_edges_of_an_ensemble_fit(name: str) -> None:
         model = parse(BY_NAME[step.model_name])
         inputs, outputs = signature(model.input), signature(model.output)
         for tensor, edge in step.input_map.items():
-            assert inputs[tensor] == edges[edge], f"{step.model_name}.{tensor} <- {edge}"
+            assert fits(inputs[tensor], edges[edge]), f"{step.model_name}.{tensor} <- {edge}"
             used.add(edge)
         for tensor, edge in step.output_map.items():
             assert edge not in edges
@@ -64,28 +70,30 @@ def test_the_edges_of_an_ensemble_fit(name: str) -> None:
         required = {tensor.name for tensor in model.input if not tensor.optional}
         assert required <= step.input_map.keys()
     for tensor, kind in signature(ensemble.output).items():
-        assert edges[tensor] == kind
+        assert fits(edges[tensor], kind), tensor
         used.add(tensor)
     assert used == edges.keys()
 
 
-def test_steps_with_optional_inputs_stay_out_of_the_batched_step() -> None:
-    config = parse(BY_NAME["preprocessing"])
-    assert config.HasField("dynamic_batching")
-    assert {tensor.name for tensor in config.input} <= {
-        "QUERY",
-        "MESSAGES",
-        "CHAT_TEMPLATE_KWARGS",
-        "REQUEST_OUTPUT_LEN",
-    }
-    assert not parse(BY_NAME["postprocessing"]).HasField("dynamic_batching")
-    assert sum(group.count for group in parse(BY_NAME["postprocessing"]).instance_group) == 1
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("ensembles/*/config.pbtxt")))
+def test_sampling_and_stop_tensors_stay_out_of_the_batched_step(name: str) -> None:
+    (step,) = (s for s in parse(BY_NAME[name]).ensemble_scheduling.step if s.model_name == "preprocessing")
+    assert parse(BY_NAME["preprocessing"]).HasField("dynamic_batching")
+    assert step.input_map.keys() <= {"QUERY", "MESSAGES", "CHAT_TEMPLATE_KWARGS", "REQUEST_OUTPUT_LEN"}
 
 
-@pytest.mark.parametrize("model", ["preprocessing", "tensorrt_llm", "postprocessing"])
+def test_chunks_of_a_stream_cannot_overtake_each_other_or_vanish() -> None:
+    """One instance keeps their order; without dynamic batching, a cancelled request still arrives."""
+    config = parse(BY_NAME["postprocessing"])
+    assert not config.HasField("dynamic_batching")
+    assert sum(group.count for group in config.instance_group) == 1
+
+
+@pytest.mark.parametrize("model", ["preprocessing", "tensorrt_llm", "postprocessing", "ensemble_unary"])
 def test_version_1_is_what_its_manifest_says(model: str) -> None:
     manifest = verify_manifest(ROOT / "model_repository" / model / "1")
-    assert {"model.py", "tokenizer/tokenizer.json"} <= manifest["files"].keys()
+    expected = {"model.py"} if model == "ensemble_unary" else {"model.py", "tokenizer/tokenizer.json"}
+    assert expected <= manifest["files"].keys()
 
 
 @pytest.mark.parametrize("model", ["preprocessing", "tensorrt_llm", "postprocessing"])

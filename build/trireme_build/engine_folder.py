@@ -11,12 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trireme_runtime.engines.openvino import GRAMMAR_CHECKER
 from trireme_runtime.manifest import ManifestError, read_manifest, sha256_of, write_manifest
 
 from .checkpoint import CheckpointError
 
 #: Copied beside the model: its dimensions, and its special ids.
 _COPIED = ("config.json", "generation_config.json")
+
+#: Raised when the files of an engine folder change, so that older ones are made again.
+LAYOUT = 2
 
 #: What a version's source records of a checkpoint.
 SOURCE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
@@ -42,10 +46,10 @@ def _check_source(checkpoint: Path, files: dict[str, str]) -> None:
 def is_current(version_folder: Path) -> bool:
     """Whether the engine folder is there and was made from the version's source."""
     try:
-        made_from = read_manifest(version_folder / "engine").get("source")
+        engine = read_manifest(version_folder / "engine")
     except ManifestError:
         return False
-    return bool(made_from == read_manifest(version_folder).get("source"))
+    return bool(engine.get("source") == read_manifest(version_folder).get("source") and engine.get("layout") == LAYOUT)
 
 
 def ensure_engine(version_folder: Path, root: Path) -> bool:
@@ -74,7 +78,8 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
 
 def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any], staging_root: Path) -> None:
     # Imported here: a version whose engine exists is served without the time that this takes.
-    from .openvino_llama import convert_checkpoint
+    from .openvino_llama import convert_checkpoint, write_hollow_model
+    from .openvino_tokenizer import convert_tokenizer
 
     _check_source(checkpoint, source["files"])
     engine = version_folder / "engine"
@@ -82,14 +87,20 @@ def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any],
         staging = Path(staging_name) / "engine"
         staging.mkdir()
         convert_checkpoint(checkpoint, staging)
-        for name in _COPIED:
-            shutil.copyfile(checkpoint / name, staging / name)
+        checker = staging / GRAMMAR_CHECKER
+        checker.mkdir()
+        write_hollow_model(checkpoint, checker)
+        for folder in (staging, checker):
+            convert_tokenizer(checkpoint, folder)
+            for name in _COPIED:
+                shutil.copyfile(checkpoint / name, folder / name)
         origin = {
             "source": source,
+            "layout": LAYOUT,
             "engine": "openvino",
             "quantization": "f32",
             "target": "any x86-64 CPU",
-            "tools": {name: version(name) for name in ("openvino", "openvino-genai")},
+            "tools": {name: version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")},
         }
         write_manifest(staging, origin)
         if engine.exists():

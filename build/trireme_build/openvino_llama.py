@@ -4,6 +4,7 @@ The graph is built straight from the safetensors: stateful key-value caches per 
 concat -> assign) around `scaled_dot_product_attention`, which continuous batching replaces by paged attention.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
 from .checkpoint import LlamaShape, read_config, read_weights
+from .openvino_files import save_model
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -150,12 +152,7 @@ def build_model(shape: LlamaShape, weights: Weights) -> ov.Model:
     Inputs: input_ids, attention_mask, position_ids int64 [B, S], beam_idx int32 [B]. Output: logits float32 [B, S, V].
     Raises KeyError naming a weight that is missing.
     """
-    model = _LlamaGraph(shape, weights).build()
-    # OpenVINO numbers nodes by how many the process has made; numbered by their order, the file is always the same.
-    for index, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name().startswith(f"{node.get_type_name()}_"):
-            node.set_friendly_name(f"{node.get_type_name()}_at_{index}")
-    return model
+    return _LlamaGraph(shape, weights).build()
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> None:
@@ -164,4 +161,27 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> None:
     Raises CheckpointError for a checkpoint that cannot be read or is not supported.
     """
     shape = LlamaShape.from_config(read_config(checkpoint))
-    ov.save_model(build_model(shape, read_weights(checkpoint)), out / "openvino_model.xml", compress_to_fp16=False)
+    save_model(build_model(shape, read_weights(checkpoint)), out / "openvino_model.xml")
+
+
+def write_hollow_model(checkpoint: Path, out: Path) -> None:
+    """Write a model with the checkpoint's vocabulary and one tiny layer of zeros into the folder `out`."""
+    real = LlamaShape.from_config(read_config(checkpoint))
+    shape = replace(
+        real,
+        hidden_size=8,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        tied_embeddings=True,
+    )
+    layer = "model.layers.0"
+    square = [f"{layer}.self_attn.{name}_proj.weight" for name in "qkvo"]
+    square += [f"{layer}.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+    norms = ["model.norm.weight", f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"]
+    weights = {name: np.zeros((8, 8), np.float32) for name in square}
+    weights |= {name: np.zeros(8, np.float32) for name in norms}
+    weights["model.embed_tokens.weight"] = np.zeros((shape.vocab_size, 8), np.float32)
+    save_model(build_model(shape, weights), out / "openvino_model.xml")

@@ -99,34 +99,81 @@ ENSEMBLE_INPUTS = (
     *SAMPLING_INPUTS,
 )
 
+#: What the engine says besides ids and texts; each comes where it is asked for, if the engine has it.
+_REPORTS = (
+    *_tensors("FP32", (-1,), "cum_log_probs"),
+    *_tensors("FP32", (-1, -1), "output_log_probs context_logits"),
+    *_tensors("FP32", (-1, -1, -1), "generation_logits"),
+    *_tensors("FP32", (1,), "acceptance_rate"),
+    *_tensors("INT32", (1,), "batch_index sequence_index num_input_tokens num_output_tokens"),
+    *_tensors("INT32", (1,), "kv_cache_alloc_new_blocks kv_cache_reused_blocks kv_cache_alloc_total_blocks"),
+    *_tensors("INT32", (1,), "num_reused_tokens total_accepted_draft_tokens total_draft_tokens"),
+    *_tensors("INT64", (1,), "arrival_time_ns first_scheduled_time_ns first_token_time_ns last_token_time_ns"),
+)
+
 ENSEMBLE_OUTPUTS = (
-    *_tensors("STRING", (-1,), "text_output"),
-    *_tensors("STRING", (1,), "finish_reason stop_reason"),
-    *_tensors("INT32", (1,), "num_input_tokens num_output_tokens"),
+    *_tensors("STRING", (-1,), "text_output finish_reason stop_reason"),
+    *_REPORTS,
+)
+
+#: The names of NVIDIA's LLM API model, and what they are called in `tensorrt_llm`; text_input goes to `preprocessing`.
+LLMAPI_ENGINE_NAMES = {
+    "streaming": "streaming",
+    "stop": "stop",
+    "sampling_param_best_of": "best_of",
+    "sampling_param_temperature": "temperature",
+    "sampling_param_top_k": "runtime_top_k",
+    "sampling_param_top_p": "runtime_top_p",
+    "sampling_param_frequency_penalty": "frequency_penalty",
+    "sampling_param_presence_penalty": "presence_penalty",
+    "sampling_param_max_tokens": "request_output_len",
+    "sampling_param_stop": "stop_strings",
+    "sampling_param_seed": "seed",
+    "sampling_param_exclude_input_from_output": "exclude_input_in_output",
+    "sampling_param_return_perf_metrics": "return_perf_metrics",
+    "return_finish_reason": "return_finish_reason",
+    "return_stop_reason": "return_stop_reason",
+    "return_cumulative_logprob": "return_log_probs",
+    "lora_id": "lora_id",
+    "lora_name": "lora_name",
+    "lora_path": "lora_path",
+}
+
+LLMAPI_OUTPUTS = (
+    *_tensors("STRING", (-1,), "text_output finish_reason stop_reason"),
+    *_tensors("FP32", (-1,), "cumulative_logprob"),
+    *_tensors("INT32", (-1,), "kv_cache_reused_block kv_cache_alloc_new_blocks kv_cache_alloc_total_blocks"),
+    *_tensors("INT64", (1,), "arrival_time_ns first_scheduled_time_ns first_token_time_ns last_token_time_ns"),
+    *_tensors("FP32", (1,), "acceptance_rate"),
+    *_tensors("INT32", (1,), "total_accepted_draft_tokens total_draft_tokens"),
 )
 
 PREPROCESSING_INPUTS = (
-    *_tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS"),
-    *_tensors("INT32", (1,), "REQUEST_OUTPUT_LEN"),
+    *_tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS DECODER_QUERY"),
+    *_tensors("INT32", (1,), "REQUEST_OUTPUT_LEN END_ID PAD_ID"),
+    *_tensors("STRING", (-1,), "BAD_WORDS_DICT STOP_WORDS_DICT EMBEDDING_BIAS_WORDS"),
+    *_tensors("FP32", (-1,), "EMBEDDING_BIAS_WEIGHTS"),
 )
 
 PREPROCESSING_OUTPUTS = (
     *_tensors("INT32", (-1,), "INPUT_ID"),
-    *_tensors("INT32", (1,), "REQUEST_INPUT_LEN"),
+    *_tensors("INT32", (1,), "REQUEST_INPUT_LEN REQUEST_OUTPUT_LEN OUT_END_ID OUT_PAD_ID"),
+    *_tensors("INT32", (2, -1), "BAD_WORDS_IDS STOP_WORDS_IDS"),
+    *_tensors("FP32", (-1,), "EMBEDDING_BIAS"),
 )
 
 ENGINE_INPUTS = (
     Tensor("input_ids", "INT32", (-1,)),
     Tensor("input_lengths", "INT32", (1,)),
     Tensor("request_output_len", "INT32", (1,)),
-    *_tensors("INT32", (1,), "runtime_top_k"),
+    *_tensors("INT32", (1,), "runtime_top_k best_of"),
     *_tensors("FP32", (1,), "runtime_top_p len_penalty"),
-    *_tensors("BOOL", (1,), "streaming stop"),
+    *_tensors("BOOL", (1,), "streaming stop return_finish_reason return_stop_reason"),
     *_tensors("STRING", (-1,), "stop_strings bad_strings embedding_bias_words"),
-    *_tensors("FP32", (-1,), "embedding_bias_weights"),
-    *_tensors("STRING", (1,), "decoder_text_input"),
+    *_tensors("FP32", (-1,), "embedding_bias_weights embedding_bias"),
+    *_tensors("STRING", (1,), "decoder_text_input lora_name lora_path"),
     *_tensors("INT32", (2, -1), "stop_words_list bad_words_list"),
-    *_tensors("UINT64", (1,), "stream_key"),
+    *_tensors("UINT64", (1,), "stream_key lora_id"),
     *SAMPLING_INPUTS,
 )
 
@@ -134,22 +181,35 @@ ENGINE_OUTPUTS = (
     *_tensors("INT32", (-1, -1), "output_ids"),
     *_tensors("INT32", (-1,), "sequence_length window_ids"),
     *_tensors("UINT64", (1,), "stream_key"),
-    *_tensors("STRING", (1,), "finish_reason stop_reason"),
-    *_tensors("INT32", (1,), "num_input_tokens num_output_tokens"),
+    *_tensors("STRING", (-1,), "finish_reason stop_reason"),
+    *_REPORTS,
 )
 
 POSTPROCESSING_INPUTS = (
     *_tensors("INT32", (-1, -1), "TOKENS_BATCH"),
     *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS"),
     *_tensors("UINT64", (1,), "STREAM_KEY"),
-    *_tensors("STRING", (1,), "FINISH_REASON STOP_REASON"),
+    *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
 )
 
 POSTPROCESSING_OUTPUTS = _tensors("STRING", (-1,), "OUTPUT")
 
+
+def _llmapi_inputs() -> tuple[Tensor, ...]:
+    engine = {tensor.name: tensor for tensor in ENGINE_INPUTS}
+    return (
+        Tensor("text_input", "STRING", (-1,), required=True),
+        *(Tensor(name, engine[inner].dtype, engine[inner].dims) for name, inner in LLMAPI_ENGINE_NAMES.items()),
+    )
+
+
+LLMAPI_INPUTS = _llmapi_inputs()
+
 #: Model name -> (inputs, outputs).
 SIGNATURES: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
     "ensemble": (ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS),
+    "ensemble_unary": (ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS),
+    "llmapi": (LLMAPI_INPUTS, LLMAPI_OUTPUTS),
     "preprocessing": (PREPROCESSING_INPUTS, PREPROCESSING_OUTPUTS),
     "tensorrt_llm": (ENGINE_INPUTS, ENGINE_OUTPUTS),
     "postprocessing": (POSTPROCESSING_INPUTS, POSTPROCESSING_OUTPUTS),

@@ -18,6 +18,13 @@ class EngineMetrics:
             "trireme_generated_tokens_total", "Token ids that the engine computed", "COUNTER", labels
         )
 
+        self._reused = self._metric(
+            "trireme_reused_prompt_tokens_total",
+            "Prompt tokens that came from the engine's prefix cache",
+            "COUNTER",
+            labels,
+        )
+
     def _metric(self, name: str, description: str, kind: str, labels: dict[str, str]) -> Any:
         family = pb_utils.MetricFamily(name=name, description=description, kind=getattr(pb_utils.MetricFamily, kind))
         # A metric lives as long as its family does.
@@ -32,6 +39,11 @@ class EngineMetrics:
         """`count` further ids came from the engine."""
         if count:
             self._generated.increment(count)
+
+    def reused(self, count: int) -> None:
+        """A request ended, `count` tokens of whose prompt came from the engine's cache."""
+        if count:
+            self._reused.increment(count)
 
     def send_failed(self, error: Exception) -> None:
         """Say so in the server's log."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import invalid
-from .engines.base import EngineLimits, Sampling
+from .engines.base import EngineLimits, Guide, GuideKind, Sampling
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -34,9 +34,13 @@ _HONOURED_HERE = frozenset(
         "stop",
         "stream_key",
         "stop_strings",
+        "stop_words_list",
         "exclude_input_in_output",
+        "num_return_sequences",
         "return_num_input_tokens",
         "return_num_output_tokens",
+        "return_finish_reason",
+        "return_stop_reason",
         # Padding does not occur: sequences are batched without it.
         "pad_id",
     }
@@ -44,13 +48,13 @@ _HONOURED_HERE = frozenset(
 
 #: Values that ask for nothing, so that any engine honours them.
 _NEUTRAL: dict[str, Callable[[NDArray[Any]], bool]] = {
-    "num_return_sequences": lambda v: bool((v == 1).all()),
     "beam_width": lambda v: bool((v == 1).all()),
     "repetition_penalty": lambda v: bool((v == 1).all()),
     "min_tokens": lambda v: bool((v <= 1).all() and (v >= 0).all()),
     "presence_penalty": lambda v: bool((v == 0).all()),
     "frequency_penalty": lambda v: bool((v == 0).all()),
     "len_penalty": lambda v: bool(np.isin(v, (0, 1)).all()),
+    "best_of": lambda v: bool((v == 1).all()),
     "return_log_probs": lambda v: not v.any(),
     "return_context_logits": lambda v: not v.any(),
     "return_generation_logits": lambda v: not v.any(),
@@ -60,9 +64,9 @@ _NEUTRAL: dict[str, Callable[[NDArray[Any]], bool]] = {
     "embedding_bias_words": lambda v: not v.size or all(not text for text in v.flat),
     "decoder_text_input": lambda v: all(not text for text in v.flat),
     "embedding_bias_weights": lambda v: not v.any(),
+    "embedding_bias": lambda v: not v.any(),
     "guided_decoding_guide_type": lambda v: all(not text for text in v.flat),
     "guided_decoding_guide": lambda v: all(not text for text in v.flat),
-    "stop_words_list": lambda v: not v.size,
     "bad_words_list": lambda v: not v.size,
     "priority": lambda v: not v.any(),
     "deadline_ms": lambda v: not v.any(),
@@ -77,9 +81,20 @@ class Defaults:
     exclude_input_in_output: bool = True
 
 
+#: Texts of token ids, for the lists of words that come as ids.
+Decode = Callable[[list[int]], str]
+
+#: The longest guide that is taken, in bytes of UTF-8.
+MAX_GUIDE_BYTES = 65_536
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One generation as the client asked for it."""
+    """One generation as the client asked for it.
+
+    num_sequences: how many answers are returned; of a beam search, the best ones. log_probs and perf_metrics: whether
+    they are asked for.
+    """
 
     input_ids: tuple[int, ...]
     max_new_tokens: int
@@ -87,7 +102,12 @@ class GenerationRequest:
     sampling: Sampling
     streaming: bool
     echo: bool
-    stop_strings: tuple[str, ...]
+    stop_strings: tuple[str, ...] = ()
+    bad_strings: tuple[str, ...] = ()
+    guide: Guide | None = None
+    num_sequences: int = 1
+    log_probs: bool = False
+    perf_metrics: bool = False
 
 
 def client_name(tensor: str) -> str:
@@ -142,6 +162,23 @@ class _Reader:
             return ()
         return tuple(text for value in values.reshape(-1) if (text := decode_text(client_name(name), value)))
 
+    def word_lists(self, name: str, decode: Decode) -> tuple[str, ...]:
+        """The texts of a list of words as INT32 [1, 2, n]: ids, and where each word ends among them, padded with -1."""
+        values = self._tensors.get(name)
+        if values is None or not values.size:
+            return ()
+        ids, ends = values.reshape(2, -1).tolist()
+        words = []
+        start = 0
+        for end in (end for end in ends if end > 0):
+            if not start < end <= len(ids):
+                raise invalid(f"{name}: {end} is no end of a word that begins at {start}, of {len(ids)} ids")
+            words.append(decode(ids[start:end]))
+            start = end
+        if bad := next((word for word in words if not word or "\ufffd" in word), None):
+            raise invalid(f"{name}: the ids of {bad!r} are no whole characters")
+        return tuple(filter(None, words))
+
 
 def _shown(values: NDArray[Any]) -> str:
     """A short form of a tensor's value: itself if it is one, its shape otherwise."""
@@ -165,7 +202,10 @@ def _sampling(read: _Reader) -> Sampling:
     top_k = read.integer("runtime_top_k", 0, 0)
     top_p = read.number("runtime_top_p", 0.0, 0.0, 1.0)
     chosen = temperature is not None or top_k > 1 or top_p > 0
-    greedy = not chosen or temperature == 0 or top_k == 1
+    beam_width = read.integer("beam_width", 1, 1)
+    # What clients of a beam search send along: it asks for nothing.
+    neutral = beam_width > 1 and temperature == 1 and top_k == 0 and top_p in (0, 1)
+    greedy = not chosen or temperature == 0 or top_k == 1 or neutral
     seed = read.scalar("seed")
     return Sampling(
         temperature=0.0 if greedy else 1.0 if temperature is None else temperature,
@@ -176,7 +216,36 @@ def _sampling(read: _Reader) -> Sampling:
         presence_penalty=read.number("presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=read.number("frequency_penalty", 0.0, -2.0, 2.0),
         min_tokens=read.integer("min_tokens", 0, 0),
+        beam_width=beam_width,
+        length_penalty=read.number("len_penalty", 1.0, -100.0, 100.0),
     )
+
+
+def _guide(read: _Reader, end_id: int | None, default_end_id: int | None, sampling: Sampling) -> Guide | None:
+    """The guide of a request. Raises Refusal also for what cannot go together with one."""
+    kinds, guides = read.texts("guided_decoding_guide_type"), read.texts("guided_decoding_guide")
+    if not kinds:
+        if guides:
+            raise invalid("guided_decoding_guide is given without guided_decoding_guide_type")
+        return None
+    allowed = [kind.value for kind in GuideKind]
+    if kinds[0] not in allowed:
+        raise invalid(f"guided_decoding_guide_type is {kinds[0][:40]!r}; allowed are {', '.join(allowed)}")
+    kind = GuideKind(kinds[0])
+    if not guides and kind is not GuideKind.JSON:
+        raise invalid(f"guided_decoding_guide: missing; {kind.value} needs one")
+    size = len(guides[0].encode("utf-8")) if guides else 0
+    if size > MAX_GUIDE_BYTES:
+        raise invalid(f"guided_decoding_guide has {size} bytes; at most {MAX_GUIDE_BYTES} are allowed")
+    if end_id != default_end_id or end_id is None:
+        raise invalid(f"end_id is {-1 if end_id is None else end_id}; guided decoding ends with {default_end_id} only")
+    if sampling.min_tokens > 1:
+        raise invalid(f"min_tokens is {sampling.min_tokens}; with guided decoding at most 1 is allowed")
+    if kind is GuideKind.JSON:
+        if guides:
+            raise invalid("guided_decoding_guide: json takes none; json_schema takes a schema")
+        return Guide(kind)
+    return Guide(kind, guides[0])
 
 
 def _input_ids(tensors: Tensors, read: _Reader) -> tuple[int, ...]:
@@ -190,8 +259,32 @@ def _input_ids(tensors: Tensors, read: _Reader) -> tuple[int, ...]:
     return tuple(ids.reshape(-1).tolist())
 
 
+def _check_together(request: GenerationRequest, limits: EngineLimits) -> None:
+    """Raise Refusal for what each is allowed and cannot be had together."""
+    beams = request.sampling.beam_width
+    if max(beams, request.num_sequences) > limits.max_num_seqs:
+        name, value = ("beam_width", beams) if beams > 1 else ("num_return_sequences", request.num_sequences)
+        raise invalid(f"{name} is {value}; at most {limits.max_num_seqs} is allowed")
+    if request.guide is not None and request.bad_strings:
+        raise invalid("bad_words and guided_decoding_guide are both given; send one of them")
+    if beams == 1:
+        return
+    if request.num_sequences > beams:
+        raise invalid(f"num_return_sequences is {request.num_sequences}; at most beam_width, {beams}, is allowed")
+    if request.sampling.temperature > 0:
+        raise invalid(f"beam_width is {beams}; a beam search cannot be sampled: leave out temperature, top_k and top_p")
+    for name, given in (("bad_words", request.bad_strings), ("guided_decoding_guide", request.guide)):
+        if given:
+            raise invalid(f"beam_width is {beams}; {name} cannot be combined with a beam search")
+
+
 def parse_generation(
-    tensors: Tensors, defaults: Defaults, limits: EngineLimits, honoured: frozenset[str], engine: str
+    tensors: Tensors,
+    defaults: Defaults,
+    limits: EngineLimits,
+    honoured: frozenset[str],
+    engine: str,
+    decode: Decode = lambda _: "",
 ) -> GenerationRequest:
     """Read the tensors of a generation; each comes with the batch dimension.
 
@@ -214,13 +307,21 @@ def parse_generation(
     sampling = _sampling(read)
     if sampling.min_tokens > max_new_tokens:
         raise invalid(f"min_tokens is {sampling.min_tokens}; at most max_tokens, {max_new_tokens}, is allowed")
-    end_id = read.scalar("end_id", defaults.end_id)
-    return GenerationRequest(
+    given = read.scalar("end_id", defaults.end_id)
+    end_id = None if given in (None, -1) or read.scalar("ignore_eos", False) else int(given)
+    request = GenerationRequest(
         input_ids=ids,
         max_new_tokens=min(max_new_tokens, room),
-        end_id=None if end_id in (None, -1) or read.scalar("ignore_eos", False) else int(end_id),
+        end_id=end_id,
         sampling=replace(sampling, min_tokens=min(sampling.min_tokens, room)),
         streaming=bool(read.scalar("streaming", False)),
         echo=not read.scalar("exclude_input_in_output", defaults.exclude_input_in_output),
-        stop_strings=read.texts("stop_strings"),
+        stop_strings=(*read.texts("stop_strings"), *read.word_lists("stop_words_list", decode)),
+        bad_strings=(*read.texts("bad_strings"), *read.word_lists("bad_words_list", decode)),
+        guide=_guide(read, end_id, defaults.end_id, sampling),
+        num_sequences=read.integer("num_return_sequences", sampling.beam_width, 1),
+        log_probs=bool(read.scalar("return_log_probs", False)),
+        perf_metrics=bool(read.scalar("return_perf_metrics", False)),
     )
+    _check_together(request, limits)
+    return request

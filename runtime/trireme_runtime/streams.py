@@ -4,16 +4,19 @@ The first ids of a stream are sent at once; further ones go together when the se
 load a message holds several tokens and the number of messages stays what the server can carry.
 """
 
+import contextlib
 import itertools
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .contract import Code, FinishReason, Refusal
 from .detokenizing import Detokenizer
-from .engines.base import Engine, EngineDied, EngineEvent, EngineRequest, check_request
+from .engines.base import CacheUse, Engine, EngineDied, EngineEvent, EngineRequest, EngineTimes, check_request
 from .requests import GenerationRequest
 from .stopping import StopMatcher
 
@@ -22,20 +25,48 @@ MAX_RESTART_DELAY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Ids to send to one client.
+class Piece:
+    """Ids of one sequence of an answer.
 
-    window_ids: ids sent before, from a character boundary, for stateless detokenization. The counts are those of the
-    whole stream so far; finish_reason is None until the last chunk.
+    window_ids: ids sent before, from a character boundary, for stateless detokenization. log_probs: of those of
+    output_ids that were generated, where asked for; cum_log_prob: of the whole sequence so far. finish_reason is None
+    until the last piece.
+    """
+
+    sequence_index: int
+    window_ids: list[int]
+    output_ids: list[int]
+    log_probs: list[float] | None = None
+    cum_log_prob: float = 0.0
+    finish_reason: FinishReason | None = None
+    stop_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What is told at the end of an answer. Times in ns of time.monotonic_ns()."""
+
+    arrival_ns: int
+    first_scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+    cache: CacheUse
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is sent to one client: one piece while streaming, else one of each sequence.
+
+    The counts are those of the whole answer so far, all its num_sequences together. metrics come with the last chunk,
+    where asked for.
     """
 
     stream_key: int
-    window_ids: list[int]
-    output_ids: list[int]
+    num_sequences: int
+    pieces: list[Piece]
     num_input_tokens: int
     num_output_tokens: int
-    finish_reason: FinishReason | None = None
-    stop_reason: str = ""
+    metrics: Metrics | None = None
 
 
 class Sink(Protocol):
@@ -60,6 +91,9 @@ class Observer(Protocol):
     def generated(self, count: int) -> None:
         """`count` further ids came from the engine."""
 
+    def reused(self, count: int) -> None:
+        """A request ended, `count` tokens of whose prompt came from the engine's cache."""
+
     def engine_lost(self, error: EngineDied) -> None:
         """The engine died, or could not be started again; its streams were ended with an error."""
 
@@ -67,49 +101,147 @@ class Observer(Protocol):
         """A chunk could not be sent; its stream is cancelled."""
 
 
-class _Stream:
-    """What is known of one running generation. Guarded by the router's lock."""
+class _Sequence:
+    """One sequence of an answer. Guarded by the router's lock."""
 
-    def __init__(
-        self, key: int, request_id: str, request: GenerationRequest, sink: Sink, matcher: StopMatcher | None
-    ) -> None:
-        self.key = key
-        self.request_id = request_id
-        self.request = request
-        self.sink = sink
+    def __init__(self, index: int, request: GenerationRequest, matcher: StopMatcher | None) -> None:
+        self.index = index
         self.matcher = matcher
         self.ids: list[int] = list(request.input_ids) if request.echo else []
         self.echoed = len(self.ids)
+        self.log_probs: list[float] | None = [] if request.log_probs else None
         self.generated = 0
         self.sent = 0
         self.releasable = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason = ""
-        self.error: Refusal | None = None
-        self.queued = False
+        self.last_sent = False
 
     @property
     def done(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
+        return self.finish_reason is not None
 
     @property
     def wants_sending(self) -> bool:
-        return self.done or (self.request.streaming and self.releasable > self.sent)
+        return not self.last_sent and (self.done or self.releasable > self.sent)
 
-    def take(self, event: EngineEvent) -> bool:
-        """Note the news; True if the engine should stop because a stop string is complete."""
-        ids = list(event.ids)
-        self.error = event.error
-        self.finish_reason = event.finish_reason
+    def take(self, ids: Sequence[int], log_probs: Sequence[float], finish_reason: FinishReason | None) -> bool:
+        """Note further ids; True if a stop string became complete in them."""
+        ids = list(ids)
+        self.finish_reason = finish_reason
         hit = self.matcher.feed(ids) if self.matcher and ids else None
         if hit is not None:
             ids = ids[: hit.ids_used - self.generated]
             self.finish_reason, self.stop_reason = FinishReason.STOP, hit.stop
         self.ids += ids
         self.generated += len(ids)
+        if self.log_probs is not None:
+            self.log_probs += log_probs[: len(ids)]
         held_back = self.generated - self.matcher.releasable if self.matcher and not self.done else 0
         self.releasable = len(self.ids) - held_back
-        return hit is not None and not event.is_last
+        return hit is not None
+
+    def piece(self, detokenizer: Detokenizer) -> Piece:
+        """What is new and may be sent; it counts as sent from now on."""
+        start = detokenizer.window_start(self.ids, self.sent)
+        piece = Piece(
+            sequence_index=self.index,
+            window_ids=self.ids[start : self.sent],
+            output_ids=self.ids[self.sent : self.releasable],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
+        if self.log_probs is not None:
+            released = self.releasable - self.echoed
+            piece = replace(
+                piece,
+                log_probs=self.log_probs[max(0, self.sent - self.echoed) : max(0, released)],
+                cum_log_prob=math.fsum(self.log_probs[: max(0, released)]),
+            )
+        self.sent = self.releasable
+        self.last_sent = self.done
+        return piece
+
+
+class _Stream:
+    """What is known of one running generation. Guarded by the router's lock."""
+
+    def __init__(
+        self, key: int, request_id: str, request: GenerationRequest, sink: Sink, sequences: list[_Sequence]
+    ) -> None:
+        self.key = key
+        self.request_id = request_id
+        self.request = request
+        self.sink = sink
+        self.sequences = sequences
+        self.arrival_ns = time.monotonic_ns()
+        self.error: Refusal | None = None
+        self.queued = False
+        self.times: list[EngineTimes] = []
+        self.caches: list[CacheUse] = []
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or all(sequence.done for sequence in self.sequences)
+
+    @property
+    def wants_sending(self) -> bool:
+        return self.done or (self.request.streaming and any(sequence.wants_sending for sequence in self.sequences))
+
+    @property
+    def generated(self) -> int:
+        return sum(sequence.generated for sequence in self.sequences)
+
+    def take(self, sequence: _Sequence, event: EngineEvent) -> bool:
+        """Note the news of a sequence; True if the engine should stop because a stop string is complete."""
+        if event.error is not None:
+            self.error = event.error
+            return False
+        if event.times is not None and event.cache is not None:
+            self.times.append(event.times)
+            self.caches.append(event.cache)
+        if event.beams:
+            for beam_sequence, beam in zip(self.sequences, event.beams, strict=True):
+                beam_sequence.take(beam.ids, beam.log_probs, beam.finish_reason)
+            return False
+        if event.is_last and self.request.sampling.beam_width > 1:
+            # A beam search that was cancelled has no beams.
+            for beam_sequence in self.sequences:
+                beam_sequence.take((), (), event.finish_reason)
+            return False
+        return sequence.take(event.ids, event.log_probs, event.finish_reason) and not event.is_last
+
+    def chunk(self, detokenizer: Detokenizer) -> tuple[Chunk, bool]:
+        """What to send now, and whether nothing follows."""
+        if self.request.streaming:
+            # The one that was sent the least first, so that all come on.
+            waiting = [sequence for sequence in self.sequences if sequence.wants_sending]
+            pieces = [min(waiting, key=lambda sequence: sequence.sent).piece(detokenizer)]
+        else:
+            pieces = [sequence.piece(detokenizer) for sequence in self.sequences]
+        final = self.done and not any(sequence.wants_sending for sequence in self.sequences)
+        chunk = Chunk(
+            stream_key=self.key,
+            num_sequences=len(self.sequences),
+            pieces=pieces,
+            num_input_tokens=len(self.request.input_ids),
+            num_output_tokens=sum(max(0, sequence.sent - sequence.echoed) for sequence in self.sequences),
+            metrics=self._metrics() if final and self.request.perf_metrics else None,
+        )
+        return chunk, final
+
+    def _metrics(self) -> Metrics:
+        def earliest(times: list[int]) -> int:
+            return min(filter(None, times), default=0)
+
+        return Metrics(
+            arrival_ns=self.arrival_ns,
+            first_scheduled_ns=earliest([times.first_scheduled_ns for times in self.times]),
+            first_token_ns=earliest([times.first_token_ns for times in self.times]),
+            last_token_ns=max((times.last_token_ns for times in self.times), default=0),
+            # Of the first sequence: it is the one that shows what was there before this request.
+            cache=self.caches[0] if self.caches else CacheUse(),
+        )
 
 
 class StreamRouter:
@@ -127,6 +259,8 @@ class StreamRouter:
         self._observer = observer
         self._keys = itertools.count(1)
         self._streams: dict[int, _Stream] = {}
+        #: By the engine's key: what a generation has there.
+        self._sequences: dict[int, tuple[_Stream, _Sequence]] = {}
         self._ready: deque[_Stream] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -160,37 +294,88 @@ class StreamRouter:
             return [key for key, stream in self._streams.items() if stream.request_id == request_id]
 
     def start(self, request: GenerationRequest, sink: Sink, request_id: str = "") -> int:
-        """Submit a generation; its key. Raises Refusal, and then never touches `sink`."""
-        key = next(self._keys)
-        engine_request = EngineRequest(key, request.input_ids, request.max_new_tokens, request.end_id, request.sampling)
-        check_request(engine_request, self._engine.limits)
-        matcher = StopMatcher(request.stop_strings, self._detokenizer) if request.stop_strings else None
+        """Submit a generation; its key. Raises Refusal, and then never touches `sink`.
+
+        Several sequences are that many requests to the engine, each with a seed of its own; the sequences of a beam
+        search are one.
+        """
+        engine_requests = self._engine_requests(request)
+        for engine_request in engine_requests:
+            check_request(engine_request, self._engine.limits)
+        sequences = [
+            _Sequence(
+                index, request, StopMatcher(request.stop_strings, self._detokenizer) if request.stop_strings else None
+            )
+            for index in range(request.num_sequences)
+        ]
+        stream = _Stream(engine_requests[0].key, request_id, request, sink, sequences)
         with self._changed:
             if self._lost is not None:
                 raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {self._lost}")
-            self._streams[key] = _Stream(key, request_id, request, sink, matcher)
-        try:
-            self._engine.submit(engine_request)
-        except (Refusal, EngineDied) as error:
-            with self._changed:
-                stream = self._streams.get(key)
-                if stream is None or stream.done:
-                    # It was ended with an error already, with all others that the engine took along.
-                    return key
-                del self._streams[key]
-            if isinstance(error, Refusal):
-                raise
-            raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {error}") from error
+            self._streams[stream.key] = stream
+            for engine_request, sequence in zip(engine_requests, sequences, strict=False):
+                self._sequences[engine_request.key] = (stream, sequence)
+        for count, engine_request in enumerate(engine_requests):
+            try:
+                self._engine.submit(engine_request)
+            except (Refusal, EngineDied) as error:
+                self._take_back(stream, engine_requests[:count], error)
+                break
         self._observer.running(self.active)
-        return key
+        return stream.key
+
+    def _engine_requests(self, request: GenerationRequest) -> list[EngineRequest]:
+        beams = request.sampling.beam_width > 1
+        seed = request.sampling.seed
+        return [
+            EngineRequest(
+                key=next(self._keys),
+                input_ids=request.input_ids,
+                max_new_tokens=request.max_new_tokens,
+                end_id=request.end_id,
+                sampling=replace(request.sampling, seed=None if seed is None else (seed + index) % 2**64),
+                guide=request.guide,
+                bad_strings=request.bad_strings,
+                log_probs=request.log_probs,
+                num_beams_returned=request.num_sequences if beams else 1,
+            )
+            for index in range(1 if beams else request.num_sequences)
+        ]
+
+    def _take_back(self, stream: _Stream, submitted: list[EngineRequest], error: Exception) -> None:
+        """A part of a generation was not taken: end it as a whole. Raises Refusal unless it was ended already."""
+        with self._changed:
+            if self._streams.get(stream.key) is not stream or stream.done:
+                # It was ended with an error already, with all others that the engine took along.
+                return
+            self._forget(stream)
+        for engine_request in submitted:
+            with contextlib.suppress(EngineDied):
+                self._engine.cancel(engine_request.key)
+        if isinstance(error, Refusal):
+            raise error
+        raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {error}") from error
+
+    def _forget(self, stream: _Stream) -> None:
+        """Drop all that is known of a generation; with the lock held."""
+        self._streams.pop(stream.key, None)
+        for key in [key for key, (owner, _) in self._sequences.items() if owner is stream]:
+            del self._sequences[key]
 
     def cancel(self, key: int) -> bool:
         """End a generation early; False if it is not running."""
         with self._changed:
-            if key not in self._streams:
+            stream = self._streams.get(key)
+            if stream is None:
                 return False
+            running = [
+                engine_key
+                for engine_key, (owner, sequence) in self._sequences.items()
+                if owner is stream and not sequence.done
+            ]
         try:
-            self._engine.cancel(key)
+            for engine_key in running:
+                self._engine.cancel(engine_key)
         except EngineDied:
             # It ends with an error, as all that this engine had.
             return False
@@ -250,23 +435,35 @@ class StreamRouter:
         """Take events until the engine closes or dies."""
         try:
             for batch in self._engine.events():
-                finished = []
+                finished: list[int] = []
                 with self._changed:
                     for event in batch:
-                        stream = self._streams.get(event.key)
-                        if stream is None or stream.done:
-                            continue
-                        if stream.take(event):
-                            finished.append(event.key)
-                        self._queue(stream)
+                        finished += self._note(event)
                     self._changed.notify_all()
-                self._observer.generated(sum(len(event.ids) for event in batch))
+                self._observer.generated(
+                    sum(len(event.ids) + sum(len(beam.ids) for beam in event.beams) for event in batch)
+                )
                 for key in finished:
                     self._engine.cancel(key)
         except Exception as error:
             # Whatever it was, nobody reads this engine's events any more: its streams must not wait for them.
             self._lose(error)
             self._engine.close()
+
+    def _note(self, event: EngineEvent) -> list[int]:
+        """Take one event in, with the lock held; the engine's keys that it should let go of."""
+        if event.cache is not None:
+            self._observer.reused(event.cache.reused_tokens)
+        stream, sequence = self._sequences.get(event.key, (None, None))
+        if stream is None or sequence is None or stream.done or sequence.done:
+            return []
+        finished = [event.key] if stream.take(sequence, event) else []
+        if stream.error is not None:
+            # An error of one sequence is one of the whole answer.
+            finished = [key for key, (owner, other) in self._sequences.items() if owner is stream and not other.done]
+            finished.remove(event.key)
+        self._queue(stream)
+        return finished
 
     def _send(self) -> None:
         while True:
@@ -277,10 +474,12 @@ class StreamRouter:
                     return
                 stream = self._ready.popleft()
                 stream.queued = False
-                chunk = None if stream.error else self._chunk(stream)
-                done = stream.done
+                chunk, done = (None, True) if stream.error else stream.chunk(self._detokenizer)
                 if done:
-                    self._streams.pop(stream.key, None)
+                    self._forget(stream)
+                else:
+                    # Another sequence may wait.
+                    self._queue(stream)
             try:
                 if chunk is None:
                     assert stream.error is not None
@@ -295,17 +494,3 @@ class StreamRouter:
                 self.cancel(stream.key)
             if done:
                 self._observer.running(self.active)
-
-    def _chunk(self, stream: _Stream) -> Chunk:
-        start = self._detokenizer.window_start(stream.ids, stream.sent)
-        chunk = Chunk(
-            stream_key=stream.key,
-            window_ids=stream.ids[start : stream.sent],
-            output_ids=stream.ids[stream.sent : stream.releasable],
-            num_input_tokens=len(stream.request.input_ids),
-            num_output_tokens=stream.releasable - stream.echoed,
-            finish_reason=stream.finish_reason,
-            stop_reason=stream.stop_reason,
-        )
-        stream.sent = stream.releasable
-        return chunk

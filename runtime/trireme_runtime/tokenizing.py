@@ -76,6 +76,42 @@ class Encoder:
                     ids[i] = np.array(encoding.ids, dtype=np.int32)
         return ids
 
+    @property
+    def end_id(self) -> int:
+        """The id that ends an answer, -1 if the tokenizer has none."""
+        return -1 if self._tokenizer.eos_token_id is None else int(self._tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """The id to fill up with: the tokenizer's, or else the end id."""
+        return self.end_id if self._tokenizer.pad_token_id is None else int(self._tokenizer.pad_token_id)
+
+    def room_after(self, prompt_length: int) -> int:
+        """How many tokens the context leaves for the answer, at least 1."""
+        return max(1, self._context - prompt_length)
+
+    def word_list(self, words: Sequence[str]) -> Ids:
+        """Words as int32 [2, n]: their ids one after the other, and where each ends, filled up with -1."""
+        ids = [self._tokenizer.encode(word, add_special_tokens=False) for word in words if word]
+        flat = [index for word in ids for index in word]
+        ends = np.full(len(flat), -1, np.int32)
+        ends[: len(ids)] = np.cumsum([len(word) for word in ids], dtype=np.int32)
+        return np.array([flat, ends], np.int32).reshape(2, len(flat))
+
+    def embedding_bias(self, words: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
+        """What to add to the logits, float32 [vocabulary]: for each id of a word its weight. Empty without words.
+
+        Raises Refusal if there are not as many weights as words.
+        """
+        if len(words) != len(weights):
+            raise invalid(f"embedding_bias_weights has {len(weights)} values for {len(words)} embedding_bias_words")
+        if not words:
+            return np.zeros(0, np.float32)
+        bias = np.zeros(len(self._tokenizer), np.float32)
+        for word, weight in zip(words, weights, strict=True):
+            np.add.at(bias, self._tokenizer.encode(word, add_special_tokens=False), weight)
+        return bias
+
     def _adds_special_tokens(self, prompt: str) -> bool:
         return not (self._bos and prompt.startswith(self._bos))
 

@@ -9,6 +9,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .contract import Code, Refusal, invalid
+from .streams import Chunk, Metrics
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
 _TRITON_CODES = {
@@ -66,6 +67,64 @@ def refuse_parameters(request: Any) -> None:
     parameters = json.loads(request.parameters() or "{}")
     if parameters:
         raise invalid(f"{sorted(parameters)[0]}: unknown input; the inputs are listed by GET /v2/models/ensemble")
+
+
+def chunk_outputs(chunk: Chunk) -> list[Any]:
+    """The output tensors of `tensorrt_llm` for a chunk; rows of unequal length are filled up with zeros."""
+    pieces = chunk.pieces
+    outputs = [
+        output("output_ids", [_even([piece.output_ids for piece in pieces], np.int32)], np.int32),
+        output("sequence_length", [[len(piece.output_ids) for piece in pieces]], np.int32),
+        # Several sequences are sent whole, without a window.
+        output("window_ids", [pieces[0].window_ids], np.int32),
+        output("stream_key", [[chunk.stream_key]], np.uint64),
+        output("num_input_tokens", [[chunk.num_input_tokens]], np.int32),
+        output("num_output_tokens", [[chunk.num_output_tokens]], np.int32),
+        output("finish_reason", [[p.finish_reason.value if p.finish_reason else "" for p in pieces]], object),
+        output("stop_reason", [[piece.stop_reason for piece in pieces]], object),
+    ]
+    if chunk.num_sequences > 1:
+        outputs.append(output("sequence_index", [[pieces[0].sequence_index]], np.int32))
+        outputs.append(output("batch_index", [[0]], np.int32))
+    if pieces[0].log_probs is not None:
+        rows = _even([piece.log_probs or [] for piece in pieces], np.float32)
+        outputs.append(output("output_log_probs", [rows], np.float32))
+        outputs.append(output("cum_log_probs", [[piece.cum_log_prob for piece in pieces]], np.float32))
+    if chunk.metrics is not None:
+        outputs += _metrics_outputs(chunk.metrics)
+    return outputs
+
+
+def _even(rows: list[Any], dtype: Any) -> NDArray[Any]:
+    width = max(map(len, rows))
+    even = np.zeros((len(rows), width), dtype)
+    for index, row in enumerate(rows):
+        even[index, : len(row)] = row
+    return even
+
+
+def _metrics_outputs(metrics: Metrics) -> list[Any]:
+    cache = metrics.cache
+    times = {
+        "arrival_time_ns": metrics.arrival_ns,
+        "first_scheduled_time_ns": metrics.first_scheduled_ns,
+        "first_token_time_ns": metrics.first_token_ns,
+        "last_token_time_ns": metrics.last_token_ns,
+    }
+    counts = {
+        "kv_cache_reused_blocks": cache.reused_blocks,
+        "kv_cache_alloc_new_blocks": cache.new_blocks,
+        "kv_cache_alloc_total_blocks": cache.total_blocks,
+        "num_reused_tokens": cache.reused_tokens,
+        # No engine here drafts tokens.
+        "total_draft_tokens": 0,
+        "total_accepted_draft_tokens": 0,
+    }
+    return [
+        *(output(name, [[value]], np.int64) for name, value in times.items()),
+        *(output(name, [[value]], np.int32) for name, value in counts.items()),
+        output("acceptance_rate", [[0.0]], np.float32),
+    ]
 
 
 def output(name: str, values: Any, dtype: Any) -> Any:

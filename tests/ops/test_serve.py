@@ -241,7 +241,7 @@ def test_a_path_that_triton_cannot_use_is_refused(checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("rm -r ensembles/ensemble", "ensembles holds no model"),
+        ("rm -r ensembles/*", "ensembles holds no model"),
         ("rm -r model_repository/preprocessing", "step 'preprocessing' is no model"),
         ("rm -r model_repository/preprocessing/1", "holds no numbered version folder"),
         ("rm model_repository/tensorrt_llm/config.pbtxt", "config.pbtxt: missing"),

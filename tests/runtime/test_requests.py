@@ -7,7 +7,7 @@ from trireme_runtime.contract import Code, Refusal
 from trireme_runtime.engines.base import EngineLimits
 from trireme_runtime.requests import Defaults, parse_generation
 
-LIMITS = EngineLimits(vocab_size=512, max_context_tokens=64, kv_cache_tokens=1024)
+LIMITS = EngineLimits(vocab_size=512, max_context_tokens=64, kv_cache_tokens=1024, max_num_seqs=8)
 HONOURED = frozenset(
     {"temperature", "runtime_top_k", "runtime_top_p", "seed", "end_id", "min_tokens", "repetition_penalty"}
 )

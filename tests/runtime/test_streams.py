@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from support import wait_for
 from trireme_runtime.contract import Code, FinishReason, Refusal
 from trireme_runtime.detokenizing import Detokenizer
-from trireme_runtime.engines.base import EngineDied, EngineEvent, EngineLimits, EngineRequest, Sampling
+from trireme_runtime.engines.base import Beam, EngineDied, EngineEvent, EngineLimits, EngineRequest, Sampling
 from trireme_runtime.requests import GenerationRequest
 from trireme_runtime.streams import Chunk, StreamRouter
 
@@ -19,7 +20,7 @@ class DrivenEngine:
     """Emits what the test puts in; refuses keys that are used twice."""
 
     name = "driven"
-    limits = EngineLimits(vocab_size=512, max_context_tokens=256, kv_cache_tokens=256)
+    limits = EngineLimits(vocab_size=512, max_context_tokens=256, kv_cache_tokens=256, max_num_seqs=8)
     honours: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class RecordingSink:
 
     @property
     def ids(self) -> list[int]:
-        return [token for chunk in self.chunks for token in chunk.output_ids]
+        return [token for chunk in self.chunks for token in chunk.pieces[0].output_ids]
 
 
 class Watcher:
@@ -87,6 +88,7 @@ class Watcher:
     def __init__(self) -> None:
         self.running_counts: list[int] = []
         self.ids = 0
+        self.reused_ids = 0
         self.lost: EngineDied | None = None
         self.failed: Exception | None = None
 
@@ -95,6 +97,9 @@ class Watcher:
 
     def generated(self, count: int) -> None:
         self.ids += count
+
+    def reused(self, count: int) -> None:
+        self.reused_ids += count
 
     def engine_lost(self, error: EngineDied) -> None:
         self.lost = error
@@ -146,9 +151,9 @@ def test_the_first_ids_are_sent_alone_and_later_ones_together(engine: DrivenEngi
     wait_for(lambda: router.peek(key) == (5, True))
     sink.gate.set()
     assert sink.ended.wait(10)
-    assert [chunk.output_ids for chunk in sink.chunks] == [[40], [41, 42, 43, 44]]
-    assert sink.chunks[-1].window_ids == [40]
-    assert sink.chunks[-1].finish_reason is FinishReason.STOP
+    assert [chunk.pieces[0].output_ids for chunk in sink.chunks] == [[40], [41, 42, 43, 44]]
+    assert sink.chunks[-1].pieces[0].window_ids == [40]
+    assert sink.chunks[-1].pieces[0].finish_reason is FinishReason.STOP
     assert sink.chunks[-1].num_output_tokens == 5
 
 
@@ -159,7 +164,7 @@ def test_without_streaming_there_is_exactly_one_chunk(engine: DrivenEngine, rout
     engine.emit(EngineEvent(key, (41,)), EngineEvent(key, (), FinishReason.LENGTH))
     engine.emit(EngineEvent(key, (42,), FinishReason.LENGTH))
     assert sink.ended.wait(10)
-    assert [chunk.output_ids for chunk in sink.chunks] == [[40, 41]]
+    assert [chunk.pieces[0].output_ids for chunk in sink.chunks] == [[40, 41]]
 
 
 def test_a_stop_string_ends_the_generation_in_the_engine(
@@ -178,7 +183,7 @@ def test_a_stop_string_ends_the_generation_in_the_engine(
     assert sink.ended.wait(10)
     wait_for(lambda: engine.cancelled == [key])
     assert sink.ids == ids[:4]
-    assert (sink.chunks[-1].finish_reason, sink.chunks[-1].stop_reason) == (FinishReason.STOP, "cd")
+    assert (sink.chunks[-1].pieces[0].finish_reason, sink.chunks[-1].pieces[0].stop_reason) == (FinishReason.STOP, "cd")
 
 
 def test_echo_puts_the_prompt_in_front_and_does_not_count_it(engine: DrivenEngine, router: StreamRouter) -> None:
@@ -206,7 +211,7 @@ def test_cancel_ends_the_stream_and_says_so(engine: DrivenEngine, router: Stream
     assert router.keys_of("mine") == [key]
     assert router.cancel(key)
     assert sink.ended.wait(10)
-    assert sink.chunks[-1].finish_reason is FinishReason.CANCELLED
+    assert sink.chunks[-1].pieces[0].finish_reason is FinishReason.CANCELLED
     assert not router.cancel(key)
 
 
@@ -269,3 +274,90 @@ def test_ids_outside_the_vocabulary_are_refused_before_the_engine(engine: Driven
     with pytest.raises(Refusal, match="600"):
         router.start(GenerationRequest((1, 600), 4, 2, Sampling(), True, False, ()), RecordingSink())
     assert not engine.submitted
+
+
+def several(streaming: bool, count: int = 2, **fields: Any) -> GenerationRequest:
+    return replace(generation(streaming), num_sequences=count, **fields)
+
+
+def test_several_sequences_are_requests_with_seeds_of_their_own(engine: DrivenEngine, router: StreamRouter) -> None:
+    request = several(False, 3, sampling=Sampling(temperature=1.0, seed=2**64 - 2))
+    router.start(request, RecordingSink())
+    assert [sent.sampling.seed for sent in engine.submitted.values()] == [2**64 - 2, 2**64 - 1, 0]
+
+
+def test_several_sequences_come_in_one_chunk_when_all_have_ended(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    router.start(several(False), sink)
+    first, second = engine.submitted
+    engine.emit(EngineEvent(second, (50,), FinishReason.LENGTH))
+    engine.emit(EngineEvent(first, (40, 41), FinishReason.STOP))
+    assert sink.ended.wait(10)
+    (chunk,) = sink.chunks
+    assert [piece.output_ids for piece in chunk.pieces] == [[40, 41], [50]]
+    assert [piece.finish_reason for piece in chunk.pieces] == [FinishReason.STOP, FinishReason.LENGTH]
+    assert chunk.num_output_tokens == 3
+
+
+def test_several_sequences_stream_side_by_side(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    router.start(several(True), sink)
+    first, second = engine.submitted
+    engine.emit(EngineEvent(first, (40,)), EngineEvent(second, (50,)))
+    engine.emit(EngineEvent(first, (), FinishReason.STOP), EngineEvent(second, (51,), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    pieces = [piece for chunk in sink.chunks for piece in chunk.pieces]
+    for index, ids in enumerate(([40], [50, 51])):
+        assert [token for piece in pieces if piece.sequence_index == index for token in piece.output_ids] == ids
+    assert sorted(piece.sequence_index for piece in pieces if piece.finish_reason) == [0, 1]
+
+
+def test_cancelling_ends_every_sequence(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(several(False, 3), sink)
+    keys = list(engine.submitted)
+    engine.emit(EngineEvent(keys[1], (40,), FinishReason.LENGTH))
+    wait_for(lambda: router.peek(key) == (1, False))
+    router.cancel(key)
+    assert sink.ended.wait(10)
+    assert engine.cancelled == [keys[0], keys[2]]
+
+
+def test_an_error_of_one_sequence_is_one_of_the_whole(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    router.start(several(True, 3), sink)
+    keys = list(engine.submitted)
+    engine.emit(EngineEvent(keys[1], error=Refusal(Code.RESOURCE_EXHAUSTED, "full")))
+    assert sink.ended.wait(10)
+    assert sink.error is not None
+    wait_for(lambda: engine.cancelled == [keys[0], keys[2]])
+    assert router.active == 0
+
+
+def test_the_beams_of_a_search_come_together_best_first(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(several(True, sampling=Sampling(beam_width=2), log_probs=True), sink)
+    assert len(engine.submitted) == 1
+    assert engine.submitted[key].num_beams_returned == 2
+    beams = (Beam((40,), (-0.5,), FinishReason.STOP), Beam((50, 51), (-1.0, -2.0), FinishReason.LENGTH))
+    engine.emit(EngineEvent(key, finish_reason=FinishReason.STOP, beams=beams))
+    assert sink.ended.wait(10)
+    pieces = [piece for chunk in sink.chunks for piece in chunk.pieces]
+    assert [(piece.output_ids, piece.cum_log_prob) for piece in pieces] == [([40], -0.5), ([50, 51], -3.0)]
+
+
+def test_log_probs_come_with_their_ids_and_not_with_the_prompt(
+    engine: DrivenEngine, router: StreamRouter, tokenizer: Any
+) -> None:
+    sink = RecordingSink()
+    key = router.start(replace(generation(echo=True, stop=("xyz",)), log_probs=True), sink)
+    ids = tokenizer.encode("abx", add_special_tokens=False)
+    for index, token in enumerate(ids):
+        engine.emit(EngineEvent(key, (token,), log_probs=(-float(index),)))
+    engine.emit(EngineEvent(key, (), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    pieces = [piece for chunk in sink.chunks for piece in chunk.pieces]
+    generated = [piece for piece in pieces if piece.log_probs]
+    assert [value for piece in generated for value in piece.log_probs or []] == [-0.0, -1.0, -2.0]
+    assert pieces[-1].cum_log_prob == -3.0
+    assert sum(len(piece.output_ids) for piece in pieces) == 6

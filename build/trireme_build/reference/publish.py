@@ -20,6 +20,10 @@ MODELS = ("preprocessing", "tensorrt_llm", "postprocessing")
 
 def publish(checkpoint: Path, root: Path) -> None:
     """Write the tokenizer and the manifest of version 1 of each model below `root`/model_repository."""
+    write_manifest(
+        root / "model_repository" / "ensemble_unary" / "1",
+        {"model": "ensemble_unary", "version": 1, "recipe": "trireme_build.reference"},
+    )
     for model in MODELS:
         version_folder = root / "model_repository" / model / "1"
         tokenizer = version_folder / "tokenizer"

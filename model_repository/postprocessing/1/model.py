@@ -39,9 +39,15 @@ class TritonPythonModel:
             raise invalid(f"TOKENS_BATCH: id {bad} is outside the vocabulary, 0 to {self._detokenizer.vocab_size - 1}")
         window = tensors["WINDOW_IDS"][0].tolist() if "WINDOW_IDS" in tensors else []
         # Without a finish reason there is no more to come: a plain client sends whole sequences.
-        final = "FINISH_REASON" not in tensors or tensors["FINISH_REASON"].flat[0] != b""
-        stop = tensors["STOP_REASON"].flat[0].decode("utf-8") if "STOP_REASON" in tensors else ""
+        reasons = _texts_of(tensors, "FINISH_REASON", len(lengths[0]), default="stop")
+        stops = _texts_of(tensors, "STOP_REASON", len(lengths[0]), default="")
         return [
-            cut_at_stop(self._detokenizer.delta(window, row[:length].tolist(), final), stop)
-            for row, length in zip(ids[0], lengths[0], strict=True)
+            cut_at_stop(self._detokenizer.delta(window, row[:length].tolist(), final=bool(reason)), stop)
+            for row, length, reason, stop in zip(ids[0], lengths[0], reasons, stops, strict=True)
         ]
+
+
+def _texts_of(tensors: dict[str, Any], name: str, count: int, default: str) -> list[str]:
+    if name not in tensors:
+        return [default] * count
+    return [text.decode("utf-8") for text in tensors[name][0]]

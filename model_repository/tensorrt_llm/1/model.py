@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from trireme_runtime import triton
@@ -23,18 +22,10 @@ class _ResponseSink:
         self._sender = sender
 
     def send(self, chunk: Chunk, final: bool) -> None:
-        texts = {"finish_reason": chunk.finish_reason.value if chunk.finish_reason else ""}
-        texts["stop_reason"] = chunk.stop_reason
-        response = triton.response(
-            triton.output("output_ids", [[chunk.output_ids]], np.int32),
-            triton.output("sequence_length", [[len(chunk.output_ids)]], np.int32),
-            triton.output("window_ids", [chunk.window_ids], np.int32),
-            triton.output("stream_key", [[chunk.stream_key]], np.uint64),
-            triton.output("num_input_tokens", [[chunk.num_input_tokens]], np.int32),
-            triton.output("num_output_tokens", [[chunk.num_output_tokens]], np.int32),
-            *(triton.output(name, [[text]], object) for name, text in texts.items()),
+        self._sender.send(
+            triton.response(*triton.chunk_outputs(chunk)),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0,
         )
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
     def fail(self, refusal: Refusal) -> None:
         self._sender.send(triton.error_response(refusal), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -64,7 +55,8 @@ class TritonPythonModel:
         def start_engine() -> Engine:
             return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
 
-        self._router = StreamRouter(start_engine, Detokenizer(tokenizer), EngineMetrics(args))
+        self._detokenizer = Detokenizer(tokenizer)
+        self._router = StreamRouter(start_engine, self._detokenizer, EngineMetrics(args))
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -84,7 +76,9 @@ class TritonPythonModel:
             sink.end()
             return
         engine = self._router.engine
-        generation = parse_generation(tensors, self._defaults, engine.limits, engine.honours, engine.name)
+        generation = parse_generation(
+            tensors, self._defaults, engine.limits, engine.honours, engine.name, self._detokenizer.decode
+        )
         self._router.start(generation, sink, request.request_id())
 
     def _stop(self, request_id: str, tensors: dict[str, Any]) -> None:

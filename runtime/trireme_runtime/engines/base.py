@@ -5,6 +5,7 @@ An engine knows nothing about text: token ids in, token ids out.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from trireme_runtime.contract import FinishReason, Refusal, invalid
@@ -31,6 +32,7 @@ class EngineLimits:
     vocab_size: int
     max_context_tokens: int
     kv_cache_tokens: int
+    max_num_seqs: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Sampling:
     """How the next id is chosen.
 
     temperature 0 is greedy; top_k 0 and top_p 1 take all ids in; seed None draws one. Penalties as in OpenAI's API and
-    (repetition) Keskar et al. 2019; neutral values leave the logits alone.
+    (repetition) Keskar et al. 2019; neutral values leave the logits alone. beam_width above 1 is beam search, in which
+    a sequence's score is its log-probability divided by its length to the power of length_penalty.
     """
 
     temperature: float = 0.0
@@ -49,32 +52,103 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_tokens: int = 0
+    beam_width: int = 1
+    length_penalty: float = 1.0
+
+
+class GuideKind(str, Enum):
+    """What a guide is written in."""
+
+    JSON = "json"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "ebnf_grammar"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the text of an answer must match. `text` is the schema, the pattern, the EBNF, or a JSON list of choices."""
+
+    kind: GuideKind
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One sequence to generate. `key` is unique among all requests of an engine, `end_id` None never ends early."""
+    """One prompt to continue. `key` is unique among all requests of an engine, `end_id` None never ends early.
+
+    bad_strings: texts that must not come up in the answer. num_beams_returned: how many of the beams are wanted.
+    """
 
     key: int
     input_ids: tuple[int, ...]
     max_new_tokens: int
     end_id: int | None
     sampling: Sampling = Sampling()
+    guide: Guide | None = None
+    bad_strings: tuple[str, ...] = ()
+    log_probs: bool = False
+    num_beams_returned: int = 1
+
+
+@dataclass(frozen=True)
+class EngineTimes:
+    """When an engine worked on a request, in ns of time.monotonic_ns()."""
+
+    first_scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """What a request took from the paged KV cache: prompt tokens found in it, and blocks found, new, and in all."""
+
+    reused_tokens: int = 0
+    reused_blocks: int = 0
+    new_blocks: int = 0
+
+    @property
+    def total_blocks(self) -> int:
+        """Blocks that the request held, found or new."""
+        return self.reused_blocks + self.new_blocks
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One finished sequence of a beam search, the end id left out; log_probs as long as ids."""
+
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True)
 class EngineEvent:
-    """News of one request: further ids, the end id left out; at its end a finish reason, or an error."""
+    """News of one request: further ids, the end id left out; at its end a finish reason, or an error.
+
+    log_probs: natural logarithms, as long as ids, where the request asked for them. beams: of a beam search, which has
+    one event at its end, best first. times and cache come with the finish reason.
+    """
 
     key: int
     ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     error: Refusal | None = None
+    log_probs: tuple[float, ...] = ()
+    beams: tuple[Beam, ...] = ()
+    times: EngineTimes | None = None
+    cache: CacheUse | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether nothing follows for this key."""
         return self.finish_reason is not None or self.error is not None
+
+
+#: What a beam may leave unused of the blocks that it does not share, in tokens.
+KV_BLOCK_ROUNDING = 64
 
 
 class EngineDied(RuntimeError):
@@ -118,9 +192,11 @@ def check_request(request: EngineRequest, limits: EngineLimits) -> None:
             f"the prompt has {length} tokens and asks for {request.max_new_tokens} more; "
             f"the model's context is {limits.max_context_tokens} tokens"
         )
-    if length + request.max_new_tokens - 1 > limits.kv_cache_tokens:
+    beams = request.sampling.beam_width
+    if length + beams * (request.max_new_tokens + KV_BLOCK_ROUNDING * (beams > 1)) - 1 > limits.kv_cache_tokens:
+        each = f" in each of {beams} beams" if beams > 1 else ""
         raise invalid(
-            f"the prompt has {length} tokens and asks for {request.max_new_tokens} more; "
+            f"the prompt has {length} tokens and asks for {request.max_new_tokens} more{each}; "
             f"the KV cache holds {limits.kv_cache_tokens} tokens"
         )
     if request.end_id is not None and not 0 <= request.end_id < limits.vocab_size:

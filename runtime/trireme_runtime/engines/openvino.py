@@ -1,14 +1,20 @@
 """OpenVINO GenAI's continuous batching on the CPU, in a child process (see `openvino_child`)."""
 
+import queue
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from trireme_runtime.contract import FinishReason, Refusal
+
 from .base import EngineDied, EngineEvent, EngineLimits, EngineRequest, EngineSettings, check_request
+from .child_process import start_child
+from .openvino_checker import GrammarChecker
+
+#: In the engine folder: a model with the same vocabulary and next to no weights.
+GRAMMAR_CHECKER = "grammar_checker"
 
 
 class OpenVinoEngine:
@@ -30,20 +36,24 @@ class OpenVinoEngine:
             "repetition_penalty",
             "presence_penalty",
             "frequency_penalty",
+            "beam_width",
+            "len_penalty",
+            "return_log_probs",
+            "return_perf_metrics",
+            "guided_decoding_guide_type",
+            "guided_decoding_guide",
+            "bad_strings",
+            "bad_words_list",
         }
     )
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trireme_runtime.engines.openvino_child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        self._connection = Connection(ours.detach())
-        self._send_lock = threading.Lock()
+        self._process, self._connection = start_child("trireme_runtime.engines.openvino_child")
+        self._send_lock = threading.RLock()
         self._active: set[int] = set()
+        self._unchecked: set[int] = set()
+        self._to_check: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()
+        self._checker = GrammarChecker(folder / GRAMMAR_CHECKER)
         self._closing = False
         self._send((folder, settings))
         answer = self._receive()
@@ -52,6 +62,7 @@ class OpenVinoEngine:
             raise answer
         assert isinstance(answer, EngineLimits)
         self.limits = answer
+        threading.Thread(target=self._check, name="grammar-checker", daemon=True).start()
 
     def _send(self, message: object) -> None:
         try:
@@ -81,10 +92,40 @@ class OpenVinoEngine:
                 # The pipeline would wedge for good on a second active request of the same id.
                 raise ValueError(f"engine key {request.key} is already active")
             self._active.add(request.key)
-        self._send(("submit", request))
+            constrained = request.guide is not None or bool(request.bad_strings)
+            if constrained:
+                self._unchecked.add(request.key)
+        if constrained:
+            self._to_check.put(request)
+        else:
+            self._send(("submit", request, None))
 
     def cancel(self, key: int) -> None:
+        with self._send_lock:
+            if key in self._unchecked:
+                # It is not with the engine yet; the checker's thread ends it.
+                self._unchecked.remove(key)
+                return
         self._send(("cancel", key))
+
+    def _check(self) -> None:
+        """Pass requests on whose answers must match something, once that is known to be usable."""
+        while (request := self._to_check.get()) is not None:
+            constraint, event = None, None
+            try:
+                constraint = self._checker.constraint((request.guide, request.bad_strings, request.end_id is None))
+            except Refusal as refusal:
+                event = EngineEvent(request.key, error=refusal)
+            with self._send_lock:
+                if request.key not in self._unchecked:
+                    event = EngineEvent(request.key, finish_reason=FinishReason.CANCELLED)
+                self._unchecked.discard(request.key)
+                try:
+                    self._send(("tell", event) if event is not None else ("submit", request, constraint))
+                except EngineDied:
+                    # Whoever reads the events hears of it.
+                    continue
+        self._checker.close()
 
     def events(self) -> Iterator[list[EngineEvent]]:
         while not self._closing:
@@ -103,6 +144,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         self._closing = True
+        self._to_check.put(None)
         try:
             # Wakes a reader that waits in recv, which closing alone does not.
             with socket.socket(fileno=self._connection.fileno()) as raw:
