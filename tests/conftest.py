@@ -6,6 +6,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from raw import Raw, connected
 from support import CHECKPOINT, Server, start_server, stop_server
 from trireme_client import Client
 from trireme_runtime.tokenizing import load_tokenizer
@@ -30,6 +31,13 @@ def client(server: Server) -> Iterator[Client]:
     """A client of the shared server."""
     with Client(server.grpc, timeout_s=60) as connected:
         yield connected
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[Raw]:
+    """The shared server, called with the contract's tensors."""
+    with connected(server.grpc) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

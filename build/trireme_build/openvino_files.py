@@ -6,7 +6,7 @@ from pathlib import Path
 import openvino as ov
 
 #: What OpenVINO calls nodes and tensors that were given no name: a type, and how many the process has made.
-_NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+")
+_NUMBERED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+(\.\d+)?")
 
 
 def save_model(model: ov.Model, path: Path) -> None:

@@ -277,7 +277,7 @@ def test_ids_outside_the_vocabulary_are_refused_before_the_engine(engine: Driven
 
 
 def several(streaming: bool, count: int = 2, **fields: Any) -> GenerationRequest:
-    return replace(generation(streaming), num_sequences=count, **fields)
+    return replace(generation(streaming), max_new_tokens=8, num_sequences=count, **fields)
 
 
 def test_several_sequences_are_requests_with_seeds_of_their_own(engine: DrivenEngine, router: StreamRouter) -> None:

@@ -1,36 +1,35 @@
+from raw import Raw, infer_request
 from support import Server
-from trireme_client import AsyncClient
 
 
-def test_tokenization_of_requests_that_come_together_is_batched(server: Server) -> None:
-    """Different lengths and sampling parameters do not keep requests from being tokenized together."""
-    import asyncio
-
-    async def burst() -> None:
-        async with AsyncClient(server.grpc, timeout_s=60) as client:
-            await asyncio.gather(
-                *(
-                    client.generate(
-                        prompt="x" * (1 + i % 40),
-                        max_tokens=1 + i % 3,
-                        temperature=0.5 if i % 2 else None,
-                        seed=i if i % 3 else None,
-                        stop=("y",) if i % 5 == 0 else (),
-                    )
-                    for i in range(64)
-                )
-            )
-
-    def counts() -> tuple[float, float]:
-        return tuple(  # type: ignore[return-value]
-            server.metric(f'{name}{{model="preprocessing",version="1"}}')
-            for name in ("nv_inference_count", "nv_inference_exec_count")
+def test_tokenization_of_requests_that_come_together_is_batched(server: Server, raw: Raw) -> None:
+    """Different lengths and optional tensors do not keep 64 concurrent requests from being tokenized together."""
+    requests = [
+        infer_request(
+            "ensemble",
+            text_input="x" * (1 + i % 40),
+            max_tokens=1 + i % 3,
+            **({"temperature": 0.5} if i % 2 else {}),
+            **({"seed": i} if i % 3 else {}),
+            **({"stop_words": ["y", "zz"]} if i % 5 == 0 else {}),
+            **({"bad_words": ["q"]} if i % 7 == 0 else {}),
+            **({"return_log_probs": True} if i % 11 == 0 else {}),
         )
+        for i in range(64)
+    ]
 
-    asyncio.run(burst())
-    before = counts()
-    asyncio.run(burst())
-    after = counts()
-    inferences, executions = after[0] - before[0], after[1] - before[1]
-    assert inferences == 64
-    assert inferences / executions > 2
+    def burst() -> float:
+        before = counts()
+        answers = list(raw.stub.ModelStreamInfer(iter(requests), timeout=60))
+        assert not [answer.error_message for answer in answers if answer.error_message]
+        assert len(answers) == 64
+        inferences, executions = (after - then for after, then in zip(counts(), before, strict=True))
+        assert inferences == 64
+        return inferences / executions
+
+    def counts() -> tuple[float, ...]:
+        names = ("nv_inference_count", "nv_inference_exec_count")
+        return tuple(server.metric(f'{name}{{model="preprocessing",version="1"}}') for name in names)
+
+    # The machine may be busy with something else for a moment.
+    assert max(burst() for _ in range(4)) >= 8
