@@ -131,6 +131,7 @@ BAD_GUIDES = (
     ({"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": "root ::= root"}, ("no text",)),
     ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": "{"}, ("JSON",)),
     ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"not": {}}'}, ("'not'", "#")),
+    ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": r"a\\[^b好]"}, ("negated class",)),
     ({"guided_decoding_guide_type": "choice", "guided_decoding_guide": "[]"}, ("choice",)),
     ({"guided_decoding_guide_type": "json", "guided_decoding_guide": "{}"}, ("json_schema",)),
     ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "a" * 70_000}, ("70000", "65536")),

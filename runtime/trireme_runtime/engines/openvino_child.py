@@ -214,7 +214,7 @@ class Generator:
         running.prompt_left = 0
         if request.sampling.beam_width > 1:
             ranked = sorted(outputs[-1].values(), key=lambda output: output.score, reverse=True)
-            beams = tuple(_beam(output, request.end_id) for output in ranked)
+            beams = tuple(_beam(output, request.end_id) for output in ranked[: request.num_beams_returned])
             return EngineEvent(request.key, finish_reason=beams[0].finish_reason, beams=beams)
         ids: list[int] = []
         log_probs: list[float] = []

@@ -54,6 +54,12 @@ _PLAIN_PATTERN = re.compile(
     r"|\[(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|[A-Za-z0-9 _:,;/.+@]|\\[dw.-])+\])*\$?"
 )
 
+#: A negated class with a character beyond ASCII, which the engine takes for one without it.
+_FOREIGN_NEGATION = re.compile(r"(?<!\\)(?:\\\\)*\[\^(?:[^\]\\]|\\.)*?(?:[^\x00-\x7f]|\\[uU]|\\x[89a-fA-F])")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+_SURROGATES = range(0xD800, 0xE000)
+
 #: Digits of a number: every integer of so many is exact in a double, too (RFC 7493, section 2.2).
 _MAX_DIGITS = 15
 _LARGEST = 10**_MAX_DIGITS - 1
@@ -82,6 +88,8 @@ def constraint_of(guide: Guide | None, bad_strings: tuple[str, ...], endless: bo
         return _schema_constraint(guide.text)
     if guide.kind is GuideKind.CHOICE:
         return Constraint("grammar", f"root ::= {' | '.join(map(_quoted, _choices(guide.text)))}\n")
+    if _FOREIGN_NEGATION.search(_QUOTED.sub("", guide.text) if guide.kind is GuideKind.GRAMMAR else guide.text):
+        raise invalid("guided_decoding_guide: a negated class holds a character beyond ASCII, which is not enforced")
     return Constraint("regex" if guide.kind is GuideKind.REGEX else "grammar", guide.text)
 
 
@@ -259,14 +267,26 @@ def grammar_without(words: tuple[str, ...], endless: bool) -> str:
         if found[state]:
             continue
         targets: dict[int, str] = {}
+        named = []
         for character, target in _steps(state, children, fallback):
             targets[target] = targets.get(target, "") + _escaped(character)
-        named = "".join(targets.values())
+            named.append(ord(character))
         choices = [] if endless else ['""']
-        choices.append(f"[^{named}] s0" if named else r"[\u0000-\U0010ffff] s0")
+        choices.append(f"{_all_but(named)} s0")
         choices += [f"[{characters}] s{target}" for target, characters in targets.items() if not found[target]]
         rules.append(f"s{state} ::= {' | '.join(choices)}")
     return "\n".join(rules) + "\n"
+
+
+def _all_but(codes: list[int]) -> str:
+    """A class of all characters but these; not a negated one, see _FOREIGN_NEGATION. Surrogates are no characters."""
+    ranges = []
+    start = 0
+    for code in sorted({*codes, *_SURROGATES, 0x110000}):
+        if start < code:
+            ranges.append(f"{_escaped(chr(start))}-{_escaped(chr(code - 1))}")
+        start = code + 1
+    return f"[{''.join(ranges)}]"
 
 
 def _automaton(words: tuple[str, ...]) -> tuple[list[dict[str, int]], list[int], list[bool]]:
