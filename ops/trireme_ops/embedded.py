@@ -21,6 +21,10 @@ GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
 
 ADDRESS = "127.0.0.1"
 
+#: How many requests a Python model may have under way in other models; the backend keeps a thread for each. More than
+#: `ensemble_unary` takes at once, so that what is given up can always be stopped.
+CALLS_BETWEEN_MODELS = 288
+
 _STUB = "triton_python_backend_stub"
 
 
@@ -88,6 +92,7 @@ def command(layout: Layout, ports: Ports, shm_prefix: str, exit_timeout_s: int) 
         *(f"--model-repository={repository}" for repository in layout.repositories),
         f"--backend-directory={_backend_directory(layout.state)}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,thread-pool-size={CALLS_BETWEEN_MODELS}",
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         "--load-model=*",

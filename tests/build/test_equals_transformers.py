@@ -9,7 +9,7 @@ import pytest
 from support import CHECKPOINT, ROOT
 from trireme_build.engine_folder import ensure_engine
 from trireme_build.openvino_llama import convert_checkpoint
-from trireme_runtime.engines.base import EngineRequest, EngineSettings
+from trireme_runtime.engines.base import EngineEvent, EngineRequest, EngineSettings, Sampling
 from trireme_runtime.engines.openvino import OpenVinoEngine
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
@@ -17,30 +17,35 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 SETTINGS = EngineSettings(max_num_seqs=64, max_num_tokens=512, kv_cache_tokens=32_768)
 
 
-def generate(folder: Path, prompts: list[list[int]], max_new_tokens: int, end_id: int | None) -> list[list[int]]:
-    """The engine's greedy ids of each prompt, all in flight together."""
+def run_all(folder: Path, requests: list[EngineRequest]) -> list[EngineEvent]:
+    """The engine's events for requests that are all in flight together."""
     engine = OpenVinoEngine(folder, SETTINGS)
-    ids: list[list[int]] = [[] for _ in prompts]
-    ended = 0
+    events: list[EngineEvent] = []
     done = threading.Event()
 
     def read() -> None:
-        nonlocal ended
         for batch in engine.events():
-            for event in batch:
-                assert event.error is None
-                ids[event.key] += event.ids
-                ended += event.is_last
-            if ended == len(prompts):
+            events.extend(batch)
+            if sum(event.is_last for event in events) == len(requests):
                 done.set()
 
     reader = threading.Thread(target=read)
     reader.start()
-    for key, prompt in enumerate(prompts):
-        engine.submit(EngineRequest(key, tuple(prompt), max_new_tokens, end_id))
+    for request in requests:
+        engine.submit(request)
     assert done.wait(600)
     engine.close()
     reader.join(10)
+    assert not [event.error for event in events if event.error]
+    return events
+
+
+def generate(folder: Path, prompts: list[list[int]], max_new_tokens: int, end_id: int | None) -> list[list[int]]:
+    """The engine's greedy ids of each prompt."""
+    ids: list[list[int]] = [[] for _ in prompts]
+    requests = [EngineRequest(key, tuple(prompt), max_new_tokens, end_id) for key, prompt in enumerate(prompts)]
+    for event in run_all(folder, requests):
+        ids[event.key] += event.ids
     return ids
 
 
@@ -63,6 +68,35 @@ def test_at_least_99_percent_of_the_held_out_prompts_are_answered_with_the_same_
     assert len(prompts) == 500
     print(f"{same} of 500 answers have the same ids")
     assert same >= 495, f"{same} of 500 equal"
+
+
+def test_log_probs_are_those_of_transformers() -> None:
+    """Sampled at a high temperature, so that they are not all near 0; the log-probs are those before it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trireme_build.reference.evaluate import chat_ids
+
+    version = ROOT / "model_repository" / "tensorrt_llm" / "1"
+    ensure_engine(version, ROOT)
+    tok = AutoTokenizer.from_pretrained(CHECKPOINT)
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    prompts = [chat_ids(tok, f"Repeat: {word}") for word in ("abc", "你好 👋", "9 3 7", "stream")]
+    events = run_all(
+        version / "engine",
+        [
+            EngineRequest(key, tuple(prompt), 24, None, Sampling(temperature=3.0, seed=key), log_probs=True)
+            for key, prompt in enumerate(prompts)
+        ],
+    )
+    for key, prompt in enumerate(prompts):
+        ids = [token for event in events if event.key == key for token in event.ids]
+        actual = [value for event in events if event.key == key for value in event.log_probs]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1)[range(len(ids)), ids].tolist()
+        assert len(actual) == 24
+        assert actual == pytest.approx(expected, abs=1e-2)
 
 
 @pytest.mark.parametrize(
