@@ -16,7 +16,8 @@ Answer = dict[str, Any]
 
 def infer_request(model: str, request_id: str = "", **values: Any) -> Any:
     """A request; values are scalars or lists, without the batch dimension."""
-    dtypes = {tensor.name: tensor.dtype for tensor in SIGNATURES.get(model, SIGNATURES["ensemble"])[0]}
+    signature = SIGNATURES.get(model) or SIGNATURES["llmapi" if model.endswith("llmapi") else "ensemble"]
+    dtypes = {tensor.name: tensor.dtype for tensor in signature[0]}
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, value in values.items():
         dtype = "BYTES" if dtypes[name] == "STRING" else dtypes[name]

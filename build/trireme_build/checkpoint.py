@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import deserialize
+from safetensors import SafetensorError, deserialize, safe_open
 
 _NUMPY_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
@@ -36,6 +36,17 @@ class LlamaShape:
     def heads_per_kv_head(self) -> int:
         """How many query heads share one key-value head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def weight_names(self) -> list[str]:
+        """The tensors that a checkpoint of this shape has."""
+        names = ["model.embed_tokens.weight", "model.norm.weight"]
+        if not self.tied_embeddings:
+            names.append("lm_head.weight")
+        parts = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+        parts += ["input_layernorm", "post_attention_layernorm"]
+        names += [f"model.layers.{layer}.{part}.weight" for layer in range(self.num_layers) for part in parts]
+        return names
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LlamaShape":
@@ -81,6 +92,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: holds {type(config).__name__}, not an object")
     return config
+
+
+def check_weights(folder: Path, shape: LlamaShape) -> None:
+    """Raise CheckpointError if `model.safetensors` cannot be read or lacks a tensor; the weights are not loaded."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found; only safetensors are read, in one file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = set(file.keys())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    for name in shape.weight_names:
+        if name not in found:
+            raise CheckpointError(f"{path}: {name} is missing")
 
 
 def read_weights(folder: Path) -> dict[str, NDArray[np.float32]]:

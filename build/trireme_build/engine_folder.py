@@ -1,7 +1,7 @@
 """The engine folder of a version that is generated from a checkpoint instead of committed.
 
 A version's manifest names its source: {"source": {"checkpoint": PATH, "files": {NAME: SHA256}}}, PATH relative to the
-repository's root. The folder `engine/` inside the version is made from it once, and has a manifest of its own.
+repository's root or absolute. The folder `engine/` inside the version is made from it once, with a manifest of its own.
 """
 
 import fcntl
@@ -14,23 +14,30 @@ from typing import Any
 from trireme_runtime.engines.openvino import GRAMMAR_CHECKER
 from trireme_runtime.manifest import ManifestError, read_manifest, sha256_of, write_manifest
 
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, read_config
 
 #: Copied beside the model: its dimensions, and its special ids.
 _COPIED = ("config.json", "generation_config.json")
 
 #: Raised when the files of an engine folder change, so that older ones are made again.
-LAYOUT = 2
+LAYOUT = 3
 
-#: What a version's source records of a checkpoint.
-SOURCE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+#: What a version's source records of a checkpoint, as far as it has them.
+SOURCE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def source_of(checkpoint: Path, root: Path) -> dict[str, Any]:
-    """The "source" of a manifest: where the checkpoint is and what it holds."""
+    """The "source" of a manifest: where the checkpoint is, relative to `root` if it lies in there, and its files."""
+    inside = checkpoint.is_relative_to(root)
     return {
-        "checkpoint": checkpoint.relative_to(root).as_posix(),
-        "files": {name: sha256_of(checkpoint / name) for name in SOURCE_FILES},
+        "checkpoint": (checkpoint.relative_to(root) if inside else checkpoint).as_posix(),
+        "files": {name: sha256_of(path) for name in SOURCE_FILES if (path := checkpoint / name).is_file()},
     }
 
 
@@ -79,7 +86,7 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
 def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any], staging_root: Path) -> None:
     # Imported here: a version whose engine exists is served without the time that this takes.
     from .openvino_llama import convert_checkpoint, write_hollow_model
-    from .openvino_tokenizer import convert_tokenizer
+    from .openvino_tokenizer import write_vocabulary
 
     _check_source(checkpoint, source["files"])
     engine = version_folder / "engine"
@@ -87,13 +94,15 @@ def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any],
         staging = Path(staging_name) / "engine"
         staging.mkdir()
         convert_checkpoint(checkpoint, staging)
+        vocab_size = int(read_config(checkpoint)["vocab_size"])
         checker = staging / GRAMMAR_CHECKER
         checker.mkdir()
         write_hollow_model(checkpoint, checker)
         for folder in (staging, checker):
-            convert_tokenizer(checkpoint, folder)
+            write_vocabulary(checkpoint, vocab_size, folder)
             for name in _COPIED:
-                shutil.copyfile(checkpoint / name, folder / name)
+                if (checkpoint / name).is_file():
+                    shutil.copyfile(checkpoint / name, folder / name)
         origin = {
             "source": source,
             "layout": LAYOUT,

@@ -1,4 +1,8 @@
-"""A Hugging Face tokenizer as the two OpenVINO models from which structured output knows the vocabulary."""
+"""The two OpenVINO models from which the engine's structured output knows what text each id stands for.
+
+Nothing is tokenized with them, so they need not be those of the tokenizer: they are made of a plain one with as many
+ids, and then given the texts.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,46 +10,50 @@ from typing import Any
 import numpy as np
 from openvino import opset13 as ops
 
+from trireme_runtime.detokenizing import Detokenizer
 from trireme_runtime.tokenizing import load_tokenizer
 
-from .checkpoint import CheckpointError
 from .openvino_files import save_model
 
+#: Every byte that occurs in UTF-8 (RFC 3629, section 4).
+_UTF8_BYTES = {bytes([byte]) for byte in range(0xF5) if byte not in (0xC0, 0xC1)}
 
-def convert_tokenizer(folder: Path, out: Path) -> None:
-    """Write openvino_tokenizer and openvino_detokenizer, .xml and .bin, of the tokenizer in `folder` into `out`.
 
-    Special tokens have no text in them, so that no grammar spells one. Raises CheckpointError for a kind of tokenizer
-    that cannot be converted.
+def write_vocabulary(folder: Path, vocab_size: int, out: Path) -> bool:
+    """Write openvino_tokenizer and openvino_detokenizer, .xml and .bin, for the tokenizer in `folder` into `out`.
+
+    Special ids, and those of the model's `vocab_size` that the tokenizer does not have, get no text, so that no grammar
+    spells them. False, and nothing is written, where ids have no texts of their own, where not every byte has an id (a
+    grammar could lead to where none goes on), or where no id ends an answer.
     """
     import openvino_tokenizers
 
     tokenizer = load_tokenizer(folder)
-    try:
-        encoder, decoder = openvino_tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)
-        _silence(decoder, {index for index, token in tokenizer.added_tokens_decoder.items() if token.special})
-    except Exception as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be converted for structured output: {error}") from error
+    texts = Detokenizer(tokenizer).vocabulary()
+    if texts is None or not set(texts) >= _UTF8_BYTES or tokenizer.eos_token_id is None:
+        return False
+    plain = _plain_tokenizer(vocab_size, tokenizer.eos_token_id)
+    encoder, decoder = openvino_tokenizers.convert_tokenizer(plain, with_detokenizer=True)
+    _set_texts(decoder, texts + [b""] * (vocab_size - len(texts)))
     save_model(encoder, out / "openvino_tokenizer.xml")
     save_model(decoder, out / "openvino_detokenizer.xml")
+    return True
 
 
-def _silence(decoder: Any, special_ids: set[int]) -> None:
-    """Give the special ids of a detokenizer empty texts: each ends where it begins."""
-    for node in decoder.get_ops():
-        if node.get_type_name() != "VocabDecoder":
-            continue
-        begins = _constant(node, 1).data.copy()
-        ends = _constant(node, 2)
-        silent = ends.data.copy()
-        for index in special_ids:
-            if index < len(silent):
-                silent[index] = begins[index]
-        replacement = ops.constant(silent.astype(np.int32))
-        node.input(2).replace_source_output(replacement.output(0))
-        return
-    raise ValueError("the detokenizer has no vocabulary")
+def _plain_tokenizer(vocab_size: int, end_id: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(vocab={f"t{index}": index for index in range(vocab_size)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=f"t{end_id}")
 
 
-def _constant(node: Any, port: int) -> Any:
-    return node.input_value(port).get_node()
+def _set_texts(decoder: Any, texts: list[bytes]) -> None:
+    (node,) = (node for node in decoder.get_ops() if node.get_type_name() == "VocabDecoder")
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int32)
+    begins = np.concatenate([np.zeros(1, np.int32), ends[:-1]])
+    characters = np.frombuffer(b"".join(texts), np.uint8)
+    for port, values in ((1, begins), (2, ends), (3, characters)):
+        node.input(port).replace_source_output(ops.constant(values).output(0))

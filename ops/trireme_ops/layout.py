@@ -5,6 +5,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from trireme_runtime.manifest import read_manifest
+
 from .errors import OperatorError
 
 
@@ -39,8 +41,8 @@ class Layout:
 
     @property
     def engine_versions(self) -> list[Path]:
-        """Every version folder of the engine model."""
-        return version_folders(self.root / "model_repository" / "tensorrt_llm")
+        """Every version folder whose engine is made from a checkpoint."""
+        return [version for version in self.versions if read_manifest(version).get("source")]
 
     @property
     def versions(self) -> list[Path]:

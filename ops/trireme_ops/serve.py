@@ -58,6 +58,7 @@ def prepare_engines(layout: Layout) -> None:
     """Make the engine folders that are generated from a checkpoint. Raises OperatorError where that fails."""
     from trireme_build.checkpoint import CheckpointError
     from trireme_build.engine_folder import ensure_engine, is_current
+    from trireme_runtime.manifest import read_manifest
 
     for folder in layout.engine_versions:
         try:
@@ -65,7 +66,13 @@ def prepare_engines(layout: Layout) -> None:
                 print(f"Making the engine of {folder.parent.name}/{folder.name} from its checkpoint ...", flush=True)
             ensure_engine(folder, layout.root)
         except CheckpointError as error:
-            raise OperatorError(f"{error}. Type: git checkout -- build/checkpoints") from error
+            family = read_manifest(folder).get("family")
+            fix = (
+                f"put it back, or type: trireme remove {family}"
+                if family
+                else "Type: git checkout -- build/checkpoints"
+            )
+            raise OperatorError(f"{error}. {fix}") from error
 
 
 def _resolve(wanted: Ports) -> Ports:

@@ -72,12 +72,34 @@ class Detokenizer:
         #: Whether an id begins inside a character, with a UTF-8 continuation byte.
         self._continues = [0x80 <= byte <= 0xBF and i not in added for i, byte in enumerate(first_bytes)]
         self._byte_tokens = byte_tokens
+        self._stand_ins = stand_ins
+        self._added = added
         self._tokens = tokens
 
     @property
     def vocab_size(self) -> int:
         """How many ids there are."""
         return len(self._tokens)
+
+    def vocabulary(self) -> list[bytes] | None:
+        """What each id adds to a text, as UTF-8 or a part of it; nothing for special ids.
+
+        None where that depends on its neighbours, as it does if the tokenizer cleans up spaces. A space that it drops
+        at the very beginning of a text is not taken into account.
+        """
+        if self._cleans_up:
+            return None
+        return [self._bytes_of(index, token) for index, token in enumerate(self._tokens)]
+
+    def _bytes_of(self, index: int, token: str) -> bytes:
+        if self._special[index]:
+            return b""
+        if index in self._byte_tokens:
+            return bytes([self._byte_tokens[index]])
+        if self._stand_ins and index not in self._added:
+            return bytes(self._stand_ins[character] for character in token)
+        before = str(self._backend.decoder.decode(["x"]))
+        return str(self._backend.decoder.decode(["x", token])).removeprefix(before).encode("utf-8")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of all of `ids`."""

@@ -30,12 +30,12 @@ def load_tokenizer(folder: Path) -> Any:
 
     if not folder.is_dir():
         raise TokenizerError(f"tokenizer folder {folder} not found")
+    if not (folder / "tokenizer.json").is_file():
+        raise TokenizerError(f"tokenizer folder {folder} holds no tokenizer.json; a fast tokenizer is needed")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise TokenizerError(f"tokenizer folder {folder} cannot be read: {error}") from error
-    if not tokenizer.is_fast:
-        raise TokenizerError(f"tokenizer folder {folder} holds no tokenizer.json; a fast tokenizer is needed")
     return tokenizer
 
 

@@ -2,8 +2,8 @@
 
     python nvidia_client.py HOST:PORT
 
-Streams, stops at words, asks for several sequences and their log-probs, and cancels by request id. Ends with status 0 and
-the line "ok" if every answer is as that family's clients expect it.
+Streams, stops at words, asks for several sequences and their log-probs, and cancels by request id. Ends with status 0
+and the line "ok" if every answer is as the clients of that family expect it.
 """
 
 import queue

@@ -10,26 +10,26 @@ from pathlib import Path
 
 from trireme_runtime.manifest import write_manifest
 
+from ..checkpoint import LlamaShape, read_config
 from ..engine_folder import source_of
+from ..tokenizer_folder import copy_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 CHECKPOINT = ROOT / "build" / "checkpoints" / "trireme-reference"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing")
 
 
 def publish(checkpoint: Path, root: Path) -> None:
     """Write the tokenizer and the manifest of version 1 of each model below `root`/model_repository."""
+    context = LlamaShape.from_config(read_config(checkpoint)).max_positions
     write_manifest(
         root / "model_repository" / "ensemble_unary" / "1",
         {"model": "ensemble_unary", "version": 1, "recipe": "trireme_build.reference"},
     )
     for model in MODELS:
         version_folder = root / "model_repository" / model / "1"
-        tokenizer = version_folder / "tokenizer"
-        tokenizer.mkdir(exist_ok=True)
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(checkpoint / name, tokenizer / name)
+        shutil.rmtree(version_folder / "tokenizer", ignore_errors=True)
+        copy_tokenizer(checkpoint, version_folder / "tokenizer", context)
         shutil.rmtree(version_folder / "engine", ignore_errors=True)
         origin = {
             "model": model,

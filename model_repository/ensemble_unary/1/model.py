@@ -1,21 +1,5 @@
 """One request, one answer: passes requests on to the decoupled ensemble."""
 
-from typing import Any
+from trireme_runtime.models.unary import TritonPythonModel
 
-from trireme_runtime import triton
-from trireme_runtime.unary import UnaryFront
-
-
-class TritonPythonModel:
-    """Takes and gives what `ensemble` does, except for `stream`."""
-
-    def initialize(self, args: dict[str, str]) -> None:
-        config = triton.ModelConfig(args)
-        self._front = UnaryFront(config.text("ensemble"), config.text("engine_model"), config.integer("max_in_flight"))
-
-    def execute(self, requests: list[Any]) -> None:
-        for request in requests:
-            self._front.take(request)
-
-    def finalize(self) -> None:
-        self._front.close()
+__all__ = ["TritonPythonModel"]

@@ -16,6 +16,11 @@ from .openvino_checker import GrammarChecker
 #: In the engine folder: a model with the same vocabulary and next to no weights.
 GRAMMAR_CHECKER = "grammar_checker"
 
+#: What the engine can honour besides, if its folder says what text each id stands for.
+HONOURS_WITH_VOCABULARY = frozenset(
+    {"guided_decoding_guide_type", "guided_decoding_guide", "bad_strings", "bad_words_list"}
+)
+
 
 class OpenVinoEngine:
     """An `Engine` over one model folder: openvino_model.xml, openvino_model.bin and config.json.
@@ -40,14 +45,12 @@ class OpenVinoEngine:
             "len_penalty",
             "return_log_probs",
             "return_perf_metrics",
-            "guided_decoding_guide_type",
-            "guided_decoding_guide",
-            "bad_strings",
-            "bad_words_list",
         }
     )
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
+        if (folder / GRAMMAR_CHECKER / "openvino_detokenizer.xml").is_file():
+            self.honours = self.honours | HONOURS_WITH_VOCABULARY
         self._process, self._connection = start_child("trireme_runtime.engines.openvino_child")
         self._send_lock = threading.RLock()
         self._active: set[int] = set()

@@ -58,8 +58,6 @@ _PLAIN_PATTERN = re.compile(
 _FOREIGN_NEGATION = re.compile(r"(?<!\\)(?:\\\\)*\[\^(?:[^\]\\]|\\.)*?(?:[^\x00-\x7f]|\\[uU]|\\x[89a-fA-F])")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
-_SURROGATES = range(0xD800, 0xE000)
-
 #: Digits of a number: every integer of so many is exact in a double, too (RFC 7493, section 2.2).
 _MAX_DIGITS = 15
 _LARGEST = 10**_MAX_DIGITS - 1
@@ -279,10 +277,13 @@ def grammar_without(words: tuple[str, ...], endless: bool) -> str:
 
 
 def _all_but(codes: list[int]) -> str:
-    """A class of all characters but these; not a negated one, see _FOREIGN_NEGATION. Surrogates are no characters."""
+    """A class of all characters but these; not a negated one, see _FOREIGN_NEGATION.
+
+    Surrogates stay in, though they are no characters: around a hole for them the engine finds no way on.
+    """
     ranges = []
     start = 0
-    for code in sorted({*codes, *_SURROGATES, 0x110000}):
+    for code in sorted({*codes, 0x110000}):
         if start < code:
             ranges.append(f"{_escaped(chr(start))}-{_escaped(chr(code - 1))}")
         start = code + 1

@@ -1,0 +1,214 @@
+"""Families of models: one LLM each, under names of its own, made after the committed one.
+
+The family `tiny` is the models tiny_preprocessing, tiny_tensorrt_llm and tiny_postprocessing, the ensembles tiny and
+tiny_llmapi over them, and tiny_unary. No code is copied: a version's model.py names a model of `trireme_runtime`.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from trireme_runtime.manifest import ManifestError, read_manifest, write_manifest
+
+from .errors import OperatorError
+from .layout import Layout
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: In the manifest of every version that belongs to an added family.
+RECIPE = "trireme add"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+#: The committed family: (repository, model) -> the name that it has in a family called {0}.
+_MODELS = {
+    ("model_repository", "preprocessing"): "{0}_preprocessing",
+    ("model_repository", "tensorrt_llm"): "{0}_tensorrt_llm",
+    ("model_repository", "postprocessing"): "{0}_postprocessing",
+    ("model_repository", "ensemble_unary"): "{0}_unary",
+    ("ensembles", "ensemble"): "{0}",
+    ("ensembles", "llmapi"): "{0}_llmapi",
+}
+
+#: Parameters of the engine model's configuration that a family may have values of its own for.
+SETTINGS = ("max_num_sequences", "max_num_tokens", "max_tokens_in_paged_kv_cache", "enable_kv_cache_reuse")
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """What to add. settings: values of SETTINGS, as in config.pbtxt. Raises OperatorError for what cannot be."""
+
+    name: str
+    checkpoint: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise OperatorError(
+                f"the name {self.name!r} cannot be used; allowed are up to 40 of a-z, 0-9 and _, a letter first"
+            )
+        for key, value in self.settings.items():
+            if key not in SETTINGS:
+                raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
+            flag = key == "enable_kv_cache_reuse"
+            if not (value in ("true", "false") if flag else value.isdecimal() and int(value) > 0):
+                wanted = "true or false" if flag else "a whole number above 0"
+                raise OperatorError(f"the setting {key} has the value {value!r}; it must be {wanted}")
+
+
+def read_spec(path: Path) -> FamilySpec:
+    """A spec file: TOML with name, checkpoint (relative to the file) and a table settings."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OperatorError(f"{path}: cannot be read: {error}") from error
+    for key in values.keys() - {"name", "checkpoint", "settings"}:
+        raise OperatorError(f"{path}: the key {key!r} is unknown; known are name, checkpoint and settings")
+    for key in ("name", "checkpoint"):
+        if not isinstance(values.get(key), str):
+            raise OperatorError(f"{path}: {key} is {values.get(key)!r}; a string is needed")
+    settings = values.get("settings", {})
+    if not isinstance(settings, dict):
+        raise OperatorError(f"{path}: settings is {settings!r}; a table is needed")
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in settings.items()}
+    return FamilySpec(values["name"], path.parent / values["checkpoint"], texts)
+
+
+def model_names(family: str) -> list[str]:
+    """The names of a family's models and ensembles."""
+    return [pattern.format(family) for pattern in _MODELS.values()]
+
+
+def add_family(layout: Layout, spec: FamilySpec) -> None:
+    """Make the models and ensembles of a family, whole or not at all. The engine itself is made at the next serve.
+
+    Raises OperatorError for a name that is taken, and for a checkpoint that cannot be served.
+    """
+    taken = {path.name.lower(): path for repository in layout.repositories for path in repository.iterdir()}
+    for name in model_names(spec.name):
+        if name in taken:
+            raise OperatorError(f"the name {spec.name!r} is taken: {taken[name].relative_to(layout.root)} is there")
+    checkpoint = spec.checkpoint.resolve()
+    context, source = _check_checkpoint(checkpoint, layout.root)
+    layout.state.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=layout.state, prefix="family-") as staging_name:
+        staging = Path(staging_name)
+        for (repository, model), pattern in _MODELS.items():
+            target = staging / repository / pattern.format(spec.name)
+            version = target / "1"
+            version.mkdir(parents=True)
+            _write_config(layout.root / repository / model / "config.pbtxt", target, spec)
+            if repository == "model_repository":
+                _fill_version(layout, model, version, spec, checkpoint, context, source)
+            else:
+                (version / ".gitkeep").touch()
+        _move_in(layout, staging)
+
+
+def remove_family(layout: Layout, name: str) -> None:
+    """Remove a family that `add_family` made. Raises OperatorError if there is none of that name."""
+    folders = [
+        folder
+        for (repository, _), pattern in _MODELS.items()
+        if (folder := layout.root / repository / pattern.format(name)).is_dir()
+    ]
+    engine = layout.root / "model_repository" / f"{name}_tensorrt_llm" / "1"
+    try:
+        added = _NAME.fullmatch(name) is not None and read_manifest(engine).get("recipe") == RECIPE
+    except ManifestError:
+        added = False
+    if not added:
+        raise OperatorError(f"there is no added family {name!r}; added are: {', '.join(families(layout)) or 'none'}")
+    # The ensembles first: without their models they would keep a server from starting.
+    for folder in reversed(folders):
+        shutil.rmtree(folder)
+
+
+def families(layout: Layout) -> list[str]:
+    """The names of the families that were added."""
+    found = []
+    for engine in (layout.root / "model_repository").glob("*_tensorrt_llm/1/manifest.json"):
+        if read_manifest(engine.parent).get("recipe") == RECIPE:
+            found.append(engine.parents[1].name.removesuffix("_tensorrt_llm"))
+    return sorted(found)
+
+
+def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]]:
+    """The context in tokens, and what a manifest says of the source."""
+    from trireme_build.checkpoint import CheckpointError, LlamaShape, check_weights, read_config
+    from trireme_build.engine_folder import source_of
+    from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
+
+    if not checkpoint.is_dir():
+        raise OperatorError(f"{checkpoint}: no such folder; a Hugging Face checkpoint folder is needed")
+    try:
+        shape = LlamaShape.from_config(read_config(checkpoint))
+        check_weights(checkpoint, shape)
+        tokenizer = load_tokenizer(checkpoint)
+        if len(tokenizer) > shape.vocab_size:
+            raise CheckpointError(
+                f"{checkpoint}: the tokenizer has {len(tokenizer)} ids, config.json says {shape.vocab_size}"
+            )
+        return shape.max_positions, source_of(checkpoint, root)
+    except (CheckpointError, TokenizerError, KeyError) as error:
+        raise OperatorError(f"the checkpoint cannot be served: {error}") from error
+
+
+def _write_config(original: Path, target: Path, spec: FamilySpec) -> None:
+    config = text_format.Parse(original.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    renamed = {model: pattern.format(spec.name) for (_, model), pattern in _MODELS.items()}
+    config.name = target.name
+    for step in config.ensemble_scheduling.step:
+        step.model_name = renamed[step.model_name]
+    for key in ("engine_model", "ensemble"):
+        if key in config.parameters:
+            config.parameters[key].string_value = renamed[config.parameters[key].string_value]
+    for key, value in spec.settings.items():
+        if key in config.parameters:
+            config.parameters[key].string_value = value
+    (target / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _fill_version(
+    layout: Layout,
+    model: str,
+    version: Path,
+    spec: FamilySpec,
+    checkpoint: Path,
+    context: int,
+    source: dict[str, Any],
+) -> None:
+    from trireme_build.tokenizer_folder import copy_tokenizer
+
+    shutil.copyfile(layout.root / "model_repository" / model / "1" / "model.py", version / "model.py")
+    origin: dict[str, Any] = {"model": version.parent.name, "version": 1, "recipe": RECIPE, "family": spec.name}
+    if model != "ensemble_unary":
+        copy_tokenizer(checkpoint, version / "tokenizer", context)
+        origin["source" if model == "tensorrt_llm" else "made_from"] = source
+    write_manifest(version, origin)
+
+
+def _move_in(layout: Layout, staging: Path) -> None:
+    """Move everything to its place, models first; what was moved is taken back if one cannot be."""
+    moved: list[Path] = []
+    try:
+        for repository in ("model_repository", "ensembles"):
+            for folder in sorted((staging / repository).iterdir()):
+                target = layout.root / repository / folder.name
+                folder.rename(target)
+                moved.append(target)
+    except OSError:
+        for target in moved:
+            shutil.rmtree(target)
+        raise

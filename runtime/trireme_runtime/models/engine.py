@@ -1,0 +1,98 @@
+"""Token ids to token ids: the engine slot. `execute` only enqueues; answers come from the stream router."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from .. import triton
+from ..contract import Code, Refusal, invalid
+from ..detokenizing import Detokenizer
+from ..engines import load_engine
+from ..engines.base import Engine, EngineSettings
+from ..metrics import EngineMetrics
+from ..requests import Defaults, check_batch_of_one, parse_generation
+from ..streams import Chunk, StreamRouter
+from ..tokenizing import load_tokenizer
+
+
+class _ResponseSink:
+    """Sends a stream's chunks through Triton's response sender."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, chunk: Chunk, final: bool) -> None:
+        self._sender.send(
+            triton.response(*triton.chunk_outputs(chunk)),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0,
+        )
+
+    def fail(self, refusal: Refusal) -> None:
+        self._sender.send(triton.error_response(refusal), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def end(self) -> None:
+        """End without a response."""
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+class TritonPythonModel:
+    """Decoupled: one response per chunk while streaming, else one with all ids. `stop` true ends a running request."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = triton.ModelConfig(args)
+        tokenizer = load_tokenizer(config.folder("tokenizer_dir"))
+        self._defaults = Defaults(tokenizer.eos_token_id, config.flag("exclude_input_in_output"))
+        settings = EngineSettings(
+            max_num_seqs=config.integer("max_num_sequences"),
+            max_num_tokens=config.integer("max_num_tokens"),
+            kv_cache_tokens=config.integer("max_tokens_in_paged_kv_cache"),
+            reuse_kv_blocks=config.flag("enable_kv_cache_reuse"),
+        )
+
+        def start_engine() -> Engine:
+            return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
+
+        self._detokenizer = Detokenizer(tokenizer)
+        self._router = StreamRouter(start_engine, self._detokenizer, EngineMetrics(args))
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sink = _ResponseSink(request.get_response_sender())
+            try:
+                self._take(request, sink)
+            except Exception as error:
+                sink.fail(triton.as_refusal(error))
+
+    def _take(self, request: Any, sink: _ResponseSink) -> None:
+        triton.refuse_parameters(request)
+        tensors = triton.tensors_of(request)
+        for name, values in tensors.items():
+            check_batch_of_one(name, values.shape)
+        if "stop" in tensors and tensors["stop"].any():
+            self._stop(request.request_id(), tensors)
+            sink.end()
+            return
+        engine = self._router.engine
+        generation = parse_generation(
+            tensors, self._defaults, engine.limits, engine.honours, engine.name, self._detokenizer.decode
+        )
+        self._router.start(generation, sink, request.request_id())
+
+    def _stop(self, request_id: str, tensors: dict[str, Any]) -> None:
+        if "stream_key" in tensors:
+            self._router.cancel(int(tensors["stream_key"].flat[0]))
+            return
+        if not request_id:
+            raise invalid("stop: the request has no id; send that of the request to stop")
+        keys = self._router.keys_of(request_id)
+        if not keys:
+            raise Refusal(Code.NOT_FOUND, f"stop: no request with the id {request_id!r} is running")
+        if len(keys) > 1:
+            raise invalid(f"stop: {len(keys)} requests with the id {request_id!r} are running; ids must be unique")
+        self._router.cancel(keys[0])
+
+    def finalize(self) -> None:
+        self._router.close()

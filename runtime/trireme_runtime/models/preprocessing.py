@@ -1,0 +1,99 @@
+"""Prompts to token ids: batched tokenization and the chat template."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import triton
+from ..contract import invalid
+from ..requests import check_batch_of_one, decode_text
+from ..tokenizing import Encoder, load_tokenizer
+
+
+class TritonPythonModel:
+    """In: QUERY or MESSAGES, STRING [1, 1]. Out: INPUT_ID [1, n], and what else a client of `tensorrt_llm` sends on."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self._encoder = Encoder(load_tokenizer(triton.ModelConfig(args).folder("tokenizer_dir")))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        prompts: list[str | Exception] = []
+        for request in requests:
+            try:
+                prompt = self._prompt(request)
+                self._encoder.check_length(prompt)
+                prompts.append(prompt)
+            except Exception as error:
+                prompts.append(error)
+        encoded = iter(self._encoder.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
+        return [
+            triton.error_response(triton.as_refusal(prompt))
+            if isinstance(prompt, Exception)
+            else self._response(request, next(encoded))
+            for request, prompt in zip(requests, prompts, strict=True)
+        ]
+
+    def _prompt(self, request: Any) -> str:
+        triton.refuse_parameters(request)
+        tensors = triton.tensors_of(request)
+        texts = {}
+        for name, client_name in (
+            ("QUERY", "text_input"),
+            ("MESSAGES", "messages"),
+            ("CHAT_TEMPLATE_KWARGS", "chat_template_kwargs"),
+            ("DECODER_QUERY", "decoder_text_input"),
+        ):
+            if name in tensors:
+                check_batch_of_one(client_name, tensors[name].shape)
+                texts[name] = decode_text(client_name, tensors[name].flat[0])
+        if texts.get("DECODER_QUERY"):
+            raise invalid("decoder_text_input: this model has no decoder prompt; send text_input alone")
+        if texts.get("MESSAGES"):
+            if texts.get("QUERY"):
+                raise invalid("text_input and messages are both given; send one of them")
+            return self._encoder.render_chat(texts["MESSAGES"], texts.get("CHAT_TEMPLATE_KWARGS"))
+        if texts.get("CHAT_TEMPLATE_KWARGS"):
+            raise invalid("chat_template_kwargs is given without messages")
+        if "QUERY" not in texts:
+            raise invalid("text_input: missing; text_input or messages is required")
+        if not texts["QUERY"]:
+            raise invalid("text_input is empty; at least 1 character is needed")
+        return texts["QUERY"]
+
+    def _response(self, request: Any, ids: Any) -> Any:
+        """What was asked for; the ensembles ask for ids and lengths only."""
+        asked = set(request.requested_output_names())
+        outputs = [
+            triton.output("INPUT_ID", ids[np.newaxis], np.int32),
+            triton.output("REQUEST_INPUT_LEN", [[len(ids)]], np.int32),
+        ]
+        if asked - {"INPUT_ID", "REQUEST_INPUT_LEN"}:
+            try:
+                outputs += self._further_outputs(triton.tensors_of(request), len(ids))
+            except Exception as error:
+                return triton.error_response(triton.as_refusal(error))
+        return triton.response(*(tensor for tensor in outputs if tensor.name() in asked))
+
+    def _further_outputs(self, tensors: dict[str, Any], length: int) -> list[Any]:
+        def number(name: str, default: int) -> int:
+            return int(tensors[name].flat[0]) if name in tensors else default
+
+        def texts(name: str, client_name: str) -> list[str]:
+            return [decode_text(client_name, text) for text in tensors[name].flat] if name in tensors else []
+
+        weights = tensors.get("EMBEDDING_BIAS_WEIGHTS", np.zeros(0, np.float32)).reshape(-1)
+        bias = self._encoder.embedding_bias(texts("EMBEDDING_BIAS_WORDS", "embedding_bias_words"), weights.tolist())
+        numbers = {
+            "REQUEST_OUTPUT_LEN": number("REQUEST_OUTPUT_LEN", self._encoder.room_after(length)),
+            "OUT_END_ID": number("END_ID", self._encoder.end_id),
+            "OUT_PAD_ID": number("PAD_ID", self._encoder.pad_id),
+        }
+        words = {"BAD_WORDS_IDS": ("BAD_WORDS_DICT", "bad_words"), "STOP_WORDS_IDS": ("STOP_WORDS_DICT", "stop_words")}
+        return [
+            *(triton.output(name, [[value]], np.int32) for name, value in numbers.items()),
+            *(
+                triton.output(name, [self._encoder.word_list(texts(*source))], np.int32)
+                for name, source in words.items()
+            ),
+            triton.output("EMBEDDING_BIAS", [bias], np.float32),
+        ]

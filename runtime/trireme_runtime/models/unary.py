@@ -1,0 +1,21 @@
+"""One request, one answer: passes requests on to the decoupled ensemble."""
+
+from typing import Any
+
+from .. import triton
+from ..unary import UnaryFront
+
+
+class TritonPythonModel:
+    """Takes and gives what `ensemble` does, except for `stream`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = triton.ModelConfig(args)
+        self._front = UnaryFront(config.text("ensemble"), config.text("engine_model"), config.integer("max_in_flight"))
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            self._front.take(request)
+
+    def finalize(self) -> None:
+        self._front.close()

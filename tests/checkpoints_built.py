@@ -1,0 +1,51 @@
+"""A Hugging Face checkpoint of random weights, made without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+
+def write_checkpoint(folder: Path, tokenizer: Any, seed: int = 0, context_tokens: int = 512) -> None:
+    """A two-layer Llama with the vocabulary of `tokenizer`; it makes no sense, and makes it deterministically."""
+    folder.mkdir(parents=True)
+    hidden, intermediate, heads, kv_heads, layers, vocab = 64, 96, 4, 2, 2, len(tokenizer)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context_tokens,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "hidden_act": "silu",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> Any:
+        return (random.standard_normal(shape) * 0.3).astype(np.float32)
+
+    kv = hidden // heads * kv_heads
+    weights = {"model.embed_tokens.weight": weight(vocab, hidden), "lm_head.weight": weight(vocab, hidden)}
+    weights["model.norm.weight"] = np.ones(hidden, np.float32)
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        shapes = {"q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden)}
+        weights |= {f"{prefix}.self_attn.{name}_proj.weight": weight(*shape) for name, shape in shapes.items()}
+        weights[f"{prefix}.mlp.gate_proj.weight"] = weight(intermediate, hidden)
+        weights[f"{prefix}.mlp.up_proj.weight"] = weight(intermediate, hidden)
+        weights[f"{prefix}.mlp.down_proj.weight"] = weight(hidden, intermediate)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{prefix}.{norm}.weight"] = np.ones(hidden, np.float32)
+    save_file(weights, folder / "model.safetensors")
+    tokenizer.save_pretrained(folder)
