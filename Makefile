@@ -1,4 +1,4 @@
-.PHONY: serve test test-build check format setup setup-dev setup-build publish lock train clean help
+.PHONY: serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -69,6 +69,9 @@ LOCK = uv pip compile --quiet --universal --python-version 3.10 --generate-hashe
 
 publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
 	@$(VENV)/bin/python -m trireme_build.reference.publish
+
+docs: setup ## Write docs/tensors.md again
+	@$(VENV)/bin/python -m trireme_ops.tensor_reference
 
 lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) -o requirements/core.txt

@@ -12,9 +12,10 @@ from .errors import (
     Unavailable,
 )
 from .sync_client import Client, Stream
-from .types import Completion, Delta, Message
+from .types import Answer, Completion, Delta, Generation, Guide, Message, Metrics
 
 __all__ = [
+    "Answer",
     "AsyncClient",
     "AsyncStream",
     "Cancelled",
@@ -22,9 +23,12 @@ __all__ = [
     "Completion",
     "DeadlineExceeded",
     "Delta",
+    "Generation",
+    "Guide",
     "InternalError",
     "InvalidArgument",
     "Message",
+    "Metrics",
     "NotFound",
     "ResourceExhausted",
     "Stream",

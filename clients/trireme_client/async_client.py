@@ -1,6 +1,7 @@
 """The asyncio client."""
 
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .errors import error_from_rpc
 from .types import Completion, Delta, Generation
-from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, delta_of, request_of
+from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, deltas_of, request_of, streamed_deltas_of, unary_model
 
 
 class AsyncStream:
@@ -19,22 +20,23 @@ class AsyncStream:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._collector = Collector()
+        self._waiting: deque[Delta] = deque()
 
     def __aiter__(self) -> "AsyncStream":
         return self
 
     async def __anext__(self) -> Delta:
-        while True:
+        while not self._waiting:
             try:
                 response = await self._call.read()
             except grpc.RpcError as error:
                 raise error_from_rpc(error) from error
             if response is grpc.aio.EOF:  # type: ignore[attr-defined]
                 raise StopAsyncIteration
-            delta = delta_of(response)
-            if delta is not None:
-                self._collector.add(delta)
-                return delta
+            self._waiting.extend(streamed_deltas_of(response))
+        delta = self._waiting.popleft()
+        self._collector.add(delta)
+        return delta
 
     @property
     def completion(self) -> Completion:
@@ -66,22 +68,25 @@ class AsyncClient:
 
     def stream(self, generation: Generation | None = None, **fields: Any) -> AsyncStream:
         """Start a streamed generation; see `Client.stream`."""
-        return self._start(generation or Generation(**fields), stream=True)
-
-    async def generate(self, generation: Generation | None = None, **fields: Any) -> Completion:
-        """Generate without streaming; see `Client.generate`."""
-        async with self._start(generation or Generation(**fields), stream=False) as stream:
-            async for _ in stream:
-                pass
-            return stream.completion
-
-    def _start(self, generation: Generation, stream: bool) -> AsyncStream:
-        request = request_of(generation, self._model, stream, uuid.uuid4().hex)
+        request = request_of(generation or Generation(**fields), self._model, True, uuid.uuid4().hex)
 
         async def requests() -> AsyncIterator[Any]:
             yield request
 
         return AsyncStream(self._stub.ModelStreamInfer(requests(), timeout=self._timeout_s))
+
+    async def generate(self, generation: Generation | None = None, **fields: Any) -> Completion:
+        """Generate without streaming; see `Client.generate`."""
+        model = unary_model(self._model)
+        request = request_of(generation or Generation(**fields), model, False, uuid.uuid4().hex)
+        try:
+            response = await self._stub.ModelInfer(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        collector = Collector()
+        for delta in deltas_of(response):
+            collector.add(delta)
+        return collector.completion
 
     async def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded."""

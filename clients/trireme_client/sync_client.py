@@ -1,6 +1,7 @@
 """The blocking client."""
 
 import uuid
+from collections import deque
 from typing import Any
 
 import grpc
@@ -8,7 +9,15 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .errors import error_from_rpc
 from .types import Completion, Delta, Generation
-from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, delta_of, request_of
+from .wire import (
+    DEFAULT_MODEL,
+    DEFAULT_URL,
+    Collector,
+    deltas_of,
+    request_of,
+    streamed_deltas_of,
+    unary_model,
+)
 
 
 class Stream:
@@ -17,19 +26,20 @@ class Stream:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._collector = Collector()
+        self._waiting: deque[Delta] = deque()
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Delta:
-        while True:
+        while not self._waiting:
             try:
-                delta = delta_of(next(self._call))
+                self._waiting.extend(streamed_deltas_of(next(self._call)))
             except grpc.RpcError as error:
                 raise error_from_rpc(error) from error
-            if delta is not None:
-                self._collector.add(delta)
-                return delta
+        delta = self._waiting.popleft()
+        self._collector.add(delta)
+        return delta
 
     @property
     def completion(self) -> Completion:
@@ -53,7 +63,8 @@ class Stream:
 class Client:
     """A connection to one server; may be used from several threads, with any number of streams at once.
 
-    url: host:port of the gRPC endpoint. timeout_s: for each call as a whole, None for no limit.
+    url: host:port of the gRPC endpoint. model: the ensemble; the model that `generate` calls is named after it.
+    timeout_s: for each call as a whole, None for no limit.
     """
 
     def __init__(self, url: str = DEFAULT_URL, model: str = DEFAULT_MODEL, timeout_s: float | None = None) -> None:
@@ -67,18 +78,24 @@ class Client:
 
         Iterating raises the TriremeError that the server answers with.
         """
-        return self._start(generation or Generation(**fields), stream=True)
+        request = request_of(generation or Generation(**fields), self._model, True, uuid.uuid4().hex)
+        return Stream(self._stub.ModelStreamInfer(iter([request]), timeout=self._timeout_s))
 
     def generate(self, generation: Generation | None = None, **fields: Any) -> Completion:
-        """Generate without streaming. Raises the TriremeError that the server answers with."""
-        with self._start(generation or Generation(**fields), stream=False) as stream:
-            for _ in stream:
-                pass
-            return stream.completion
+        """Generate without streaming. Raises the TriremeError that the server answers with.
 
-    def _start(self, generation: Generation, stream: bool) -> Stream:
-        request = request_of(generation, self._model, stream, uuid.uuid4().hex)
-        return Stream(self._stub.ModelStreamInfer(iter([request]), timeout=self._timeout_s))
+        If it is given up, by the timeout for example, the generation is cancelled.
+        """
+        model = unary_model(self._model)
+        request = request_of(generation or Generation(**fields), model, False, uuid.uuid4().hex)
+        try:
+            response = self._stub.ModelInfer(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        collector = Collector()
+        for delta in deltas_of(response):
+            collector.add(delta)
+        return collector.completion
 
     def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded."""

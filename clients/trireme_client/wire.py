@@ -1,40 +1,76 @@
-"""The wire format, shared by both clients: a Generation to protobuf, protobuf to a Delta."""
+"""The wire format, shared by both clients: a Generation to protobuf, protobuf to Deltas."""
 
 import json
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
+from trireme_runtime.contract import SIGNATURES
+
 from .errors import InvalidArgument, error_from_text
-from .types import Completion, Delta, Generation
+from .types import Answer, Completion, Delta, Generation, Metrics
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_MODEL = "ensemble"
 
-_NUMPY_DTYPES: dict[str, Any] = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+_DTYPES = {tensor.name: tensor.dtype for tensor in SIGNATURES["ensemble"][0]}
+_NUMPY_DTYPES: dict[str, Any] = {
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+}
 
 
-def _tensors(generation: Generation, stream: bool) -> list[tuple[str, str, list[Any]]]:
-    messages, kwargs = generation.messages, generation.chat_template_kwargs
-    echo = generation.echo
-    values: list[tuple[str, str, Any]] = [
-        ("text_input", "BYTES", generation.prompt),
-        ("messages", "BYTES", None if messages is None else json.dumps(messages, ensure_ascii=False)),
-        ("chat_template_kwargs", "BYTES", None if kwargs is None else json.dumps(kwargs)),
-        ("max_tokens", "INT32", generation.max_tokens),
-        ("temperature", "FP32", generation.temperature),
-        ("top_k", "INT32", generation.top_k),
-        ("top_p", "FP32", generation.top_p),
-        ("seed", "UINT64", generation.seed),
-        ("end_id", "INT32", generation.end_id),
-        ("exclude_input_in_output", "BOOL", None if echo is None else not echo),
-        ("stream", "BOOL", stream),
-    ]
-    tensors = [(name, dtype, [value]) for name, dtype, value in values if value is not None]
-    if generation.stop:
-        tensors.append(("stop_words", "BYTES", list(generation.stop)))
+def unary_model(model: str) -> str:
+    """The name of the model that answers ModelInfer for the ensemble `model`."""
+    return f"{model}_unary"
+
+
+def _tensors(generation: Generation, stream: bool) -> dict[str, list[Any]]:
+    messages, kwargs, guide = generation.messages, generation.chat_template_kwargs, generation.guide
+    values = {
+        "text_input": generation.prompt,
+        "messages": None if messages is None else json.dumps(messages, ensure_ascii=False),
+        "chat_template_kwargs": None if kwargs is None else json.dumps(kwargs),
+        "max_tokens": generation.max_tokens,
+        "temperature": generation.temperature,
+        "top_k": generation.top_k,
+        "top_p": generation.top_p,
+        "seed": generation.seed,
+        "end_id": generation.end_id,
+        "exclude_input_in_output": None if generation.echo is None else not generation.echo,
+        "repetition_penalty": generation.repetition_penalty,
+        "presence_penalty": generation.presence_penalty,
+        "frequency_penalty": generation.frequency_penalty,
+        "min_tokens": generation.min_tokens,
+        "ignore_eos": generation.ignore_eos,
+        "num_return_sequences": generation.n,
+        "beam_width": generation.beam_width,
+        "length_penalty": generation.length_penalty,
+        "guided_decoding_guide_type": None if guide is None else guide.kind,
+        "guided_decoding_guide": None if guide is None else guide.text or None,
+        "return_log_probs": generation.log_probs,
+        "return_perf_metrics": generation.metrics,
+        "stream": stream or None,
+    }
+    tensors = {name: [value] for name, value in values.items() if value is not None}
+    for name, texts in (("stop_words", generation.stop), ("bad_words", generation.bad_words)):
+        if isinstance(texts, str):
+            raise InvalidArgument(f"{name} is the text {texts!r}; a list of texts is needed")
+        if texts:
+            tensors[name] = list(texts)
+    for name, further in generation.tensors.items():
+        if name not in _DTYPES:
+            raise InvalidArgument(f"tensors: {name!r} is no input of the contract")
+        if name in tensors:
+            raise InvalidArgument(f"tensors: {name!r} is given twice")
+        tensors[name] = list(further)
     return tensors
 
 
@@ -43,7 +79,7 @@ def _numbers(name: str, dtype: str, values: list[Any]) -> Any:
     kind = _NUMPY_DTYPES[dtype]
     if dtype == "BOOL":
         return np.array([values], dtype=kind)
-    limits: Any = np.finfo(kind) if dtype == "FP32" else np.iinfo(kind)
+    limits: Any = np.finfo(kind) if dtype.startswith("FP") else np.iinfo(kind)
     for value in values:
         # NaN and infinity are floats of any size; the server refuses them.
         if isinstance(value, int | float) and value - value == 0 and not limits.min <= value <= limits.max:
@@ -52,57 +88,115 @@ def _numbers(name: str, dtype: str, values: list[Any]) -> Any:
 
 
 def request_of(generation: Generation, model: str, stream: bool, request_id: str) -> Any:
-    """The ModelInferRequest of a generation."""
+    """The ModelInferRequest of a generation. Raises InvalidArgument for what cannot be sent."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
-    for name, dtype, values in _tensors(generation, stream):
-        request.inputs.add(name=name, datatype=dtype, shape=[1, len(values)])
-        if dtype == "BYTES":
-            encoded = np.array([[value.encode("utf-8") for value in values]], dtype=object)
-            request.raw_input_contents.append(serialize_byte_tensor(encoded).item())
+    for name, values in _tensors(generation, stream).items():
+        dtype = _DTYPES[name]
+        if dtype == "STRING":
+            array = np.array([[value.encode("utf-8") for value in values]], dtype=object)
+            raw = serialize_byte_tensor(array).item()
         else:
-            request.raw_input_contents.append(_numbers(name, dtype, values).tobytes())
+            array = _numbers(name, dtype, values)
+            raw = array.tobytes()
+        request.inputs.add(name=name, datatype="BYTES" if dtype == "STRING" else dtype, shape=array.shape)
+        request.raw_input_contents.append(raw)
     return request
 
 
-def delta_of(response: Any) -> Delta | None:
-    """The piece that a ModelStreamInferResponse carries, or None for an empty one.
+def _texts(raw: bytes) -> list[str]:
+    return [text.decode("utf-8") for text in deserialize_bytes_tensor(raw)]
 
-    Raises the TriremeError that the response carries instead.
-    """
-    if response.error_message:
-        raise error_from_text(response.error_message)
-    inference = response.infer_response
+
+def _metrics(raw: dict[str, bytes]) -> Metrics | None:
+    if "arrival_time_ns" not in raw:
+        return None
+    values = {name: int.from_bytes(raw[name], "little", signed=True) for name in Metrics.__dataclass_fields__}
+    return Metrics(**values)
+
+
+def deltas_of(inference: Any) -> list[Delta]:
+    """The pieces that a ModelInferResponse carries: one of a stream, one of each sequence otherwise, none if empty."""
     raw = dict(zip((tensor.name for tensor in inference.outputs), inference.raw_output_contents, strict=True))
     if "text_output" not in raw:
-        return None
-    text = {
-        name: deserialize_bytes_tensor(raw[name])[0].decode("utf-8")
-        for name in ("text_output", "finish_reason", "stop_reason")
-    }
-    return Delta(
-        text=text["text_output"],
-        finish_reason=text["finish_reason"] or None,
-        stop_reason=text["stop_reason"] or None,
-        num_input_tokens=int.from_bytes(raw["num_input_tokens"], "little", signed=True),
-        num_output_tokens=int.from_bytes(raw["num_output_tokens"], "little", signed=True),
+        return []
+    texts, finish_reasons, stop_reasons = (
+        _texts(raw[name]) for name in ("text_output", "finish_reason", "stop_reason")
     )
+    first = int.from_bytes(raw.get("sequence_index", b""), "little")
+    log_probs: list[Any] = [None] * len(texts)
+    cum_log_probs: list[Any] = [None] * len(texts)
+    if "output_log_probs" in raw:
+        rows = np.frombuffer(raw["output_log_probs"], np.float32).reshape(len(texts), -1)
+        lengths = np.frombuffer(raw["sequence_length"], np.int32).tolist()
+        prompt = int.from_bytes(raw["num_input_tokens"], "little")
+        # Rows of unequal length are filled up; a prompt that is repeated has no log-probs.
+        log_probs = [
+            tuple(row[: length if length <= len(row) else length - prompt].tolist())
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        cum_log_probs = np.frombuffer(raw["cum_log_probs"], np.float32).tolist()
+    metrics = _metrics(raw)
+    return [
+        Delta(
+            text=text,
+            finish_reason=finish_reasons[row] or None,
+            stop_reason=stop_reasons[row] or None,
+            num_input_tokens=int.from_bytes(raw["num_input_tokens"], "little", signed=True),
+            num_output_tokens=int.from_bytes(raw["num_output_tokens"], "little", signed=True),
+            log_probs=log_probs[row],
+            cum_log_prob=cum_log_probs[row],
+            metrics=metrics,
+            index=first + row,
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+def streamed_deltas_of(response: Any) -> list[Delta]:
+    """The pieces that a ModelStreamInferResponse carries. Raises the TriremeError that it carries instead."""
+    if response.error_message:
+        raise error_from_text(response.error_message)
+    return deltas_of(response.infer_response)
 
 
 class Collector:
-    """Joins the pieces of a stream to a Completion."""
+    """Joins pieces to a Completion."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
+        self._deltas: defaultdict[int, list[Delta]] = defaultdict(list)
         self._last: Delta | None = None
 
     def add(self, delta: Delta) -> None:
-        self._texts.append(delta.text)
+        """Take a further piece."""
+        self._deltas[delta.index].append(delta)
         self._last = delta
 
     @property
     def completion(self) -> Completion:
         """What came so far."""
+        answers = tuple(self._answer(self._deltas[index]) for index in sorted(self._deltas))
+        first = answers[0] if answers else Answer("", None, None)
         last = self._last or Delta("", None, None, 0, 0)
         return Completion(
-            "".join(self._texts), last.finish_reason, last.stop_reason, last.num_input_tokens, last.num_output_tokens
+            text=first.text,
+            finish_reason=first.finish_reason,
+            stop_reason=first.stop_reason,
+            num_input_tokens=last.num_input_tokens,
+            num_output_tokens=last.num_output_tokens,
+            log_probs=first.log_probs,
+            cum_log_prob=first.cum_log_prob,
+            metrics=last.metrics,
+            answers=answers,
+        )
+
+    @staticmethod
+    def _answer(deltas: list[Delta]) -> Answer:
+        last = deltas[-1]
+        has_log_probs = last.log_probs is not None
+        return Answer(
+            text="".join(delta.text for delta in deltas),
+            finish_reason=last.finish_reason,
+            stop_reason=last.stop_reason,
+            log_probs=tuple(p for delta in deltas for p in delta.log_probs or ()) if has_log_probs else None,
+            cum_log_prob=last.cum_log_prob,
         )

@@ -113,6 +113,7 @@ _REPORTS = (
 
 ENSEMBLE_OUTPUTS = (
     *_tensors("STRING", (-1,), "text_output finish_reason stop_reason"),
+    *_tensors("INT32", (-1,), "sequence_length"),
     *_REPORTS,
 )
 

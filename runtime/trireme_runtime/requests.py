@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,21 @@ def _shown(values: NDArray[Any]) -> str:
     value = values.flat[0]
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return repr(text[:40]) if isinstance(value, bytes) else text
+
+
+class Treatment(str, Enum):
+    """What becomes of an input."""
+
+    HONOURED = "honoured"
+    NEUTRAL_ONLY = "refused, unless its value asks for nothing"
+    REFUSED = "refused"
+
+
+def treatment(tensor: str, honoured: frozenset[str]) -> Treatment:
+    """What becomes of the input `tensor` of `tensorrt_llm` with an engine that honours `honoured`."""
+    if tensor in honoured or tensor in _HONOURED_HERE:
+        return Treatment.HONOURED
+    return Treatment.NEUTRAL_ONLY if tensor in _NEUTRAL else Treatment.REFUSED
 
 
 def refuse_unsupported(tensors: Tensors, honoured: frozenset[str], engine: str) -> None:
