@@ -7,12 +7,12 @@ import hypothesis
 import pytest
 
 from raw import Raw, connected
-from support import CHECKPOINT, Server, start_server, stop_server
+from support import CHECKPOINT, Server, rounds, start_server, stop_server
 from trireme_client import Client
 from trireme_runtime.tokenizing import load_tokenizer
 
 # Machines are noisy: no example fails for being slow.
-hypothesis.settings.register_profile("trireme", deadline=None)
+hypothesis.settings.register_profile("trireme", deadline=None, max_examples=rounds(100, 3000))
 hypothesis.settings.load_profile("trireme")
 
 

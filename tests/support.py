@@ -22,6 +22,11 @@ CHECKPOINT = ROOT / "build" / "checkpoints" / "trireme-reference"
 ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
+def rounds(short: int, long: int) -> int:
+    """How often to repeat something: more in the long form of the suite (make test-long)."""
+    return long if os.environ.get("TRIREME_LONG") else short
+
+
 def wait_for(condition: Callable[[], Any], timeout_s: float = 30, what: str = "the condition") -> Any:
     """The first true value of `condition`; fails the test if none comes in time."""
     deadline = time.monotonic() + timeout_s

@@ -9,7 +9,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from support import Server
+from support import Server, rounds
 from trireme_client import Client
 
 POOLS: dict[str, tuple[Any, list[float]]] = {
@@ -56,7 +56,7 @@ def test_every_request_is_answered_or_refused_and_the_server_goes_on(server: Ser
     outcomes: Counter[str] = Counter()
     with grpc.insecure_channel(server.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for _ in range(8):
+        for _ in range(rounds(8, 100)):
             calls = [stub.ModelStreamInfer(iter([random_request(rng)]), timeout=120) for _ in range(24)]
             for call in calls:
                 responses = list(call)

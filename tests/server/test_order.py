@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raw import ask, connected, read
-from support import CHECKPOINT, ROOT, Server, start_server, stop_server
+from support import CHECKPOINT, ROOT, Server, rounds, start_server, stop_server
 from trireme_runtime.manifest import read_manifest, write_manifest
 
 SIXTY = " ".join(str(number) for number in range(1, 61))
@@ -19,7 +19,7 @@ class Delayed(TritonPythonModel):
     def execute(self, requests):
         answers = []
         for request in requests:
-            time.sleep(random.choice([0, 0, 0, 0.001, 0.02]))
+            time.sleep(random.choice([0, 0, 0, 0.001, 0.01]))
             answers += super().execute([request])
         return answers
 
@@ -45,10 +45,10 @@ def delayed(tmp_path: Path) -> Iterator[Server]:
 
 def test_streams_stay_in_order_when_their_chunks_take_random_times(delayed: Server) -> None:
     with connected(delayed.grpc) as raw:
-        for _ in range(3):
+        for _ in range(rounds(1, 10)):
             calls = [
                 raw.start("ensemble", text_input=ask("Count from 1 to 60."), max_tokens=300, stream=True)
-                for _ in range(16)
+                for _ in range(rounds(8, 24))
             ]
             for call in calls:
                 answers = list(read(call))

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from raw import Raw, ask
+from support import rounds
 from trireme_runtime.contract import Refusal
 
 SIXTY = ask("Count from 1 to 60.")
@@ -14,7 +15,7 @@ def test_64_stop_words_at_once(raw: Raw) -> None:
     """The earliest in the text wins, whatever its place in the list; the others are held back and let go again."""
     full = raw.one(text_input=SIXTY, max_tokens=300)["text_output"][0]
     rng = random.Random(3)
-    for _ in range(6):
+    for _ in range(rounds(6, 60)):
         begin = rng.randrange(20, len(full) - 10)
         hit = full[begin : begin + rng.randint(2, 8)]
         others = [f"{number} {number}" for number in range(10, 72)]
