@@ -1,5 +1,6 @@
 """Every command in the documentation: run here, or a target of the Makefile."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -60,7 +61,7 @@ def test_the_python_of_a_page_runs(server: Server, page: str) -> None:
 
 def test_the_printed_answers_of_clients_md_are_true(server: Server) -> None:
     found = BLOCK.findall((ROOT / "docs" / "clients.md").read_text(encoding="utf-8"))
-    for (kind, code), (_, output) in zip(found, found[1:], strict=False):
+    for (kind, code), (_, output) in itertools.pairwise(found):
         if kind == "python":
             here = code.replace("127.0.0.1:8001", server.grpc)
             done = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, timeout=60)
