@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .errors import error_from_rpc
 from .types import Completion, Delta, Generation
-from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, deltas_of, request_of, streamed_deltas_of, unary_model
+from .wire import DEFAULT_MODEL, DEFAULT_URL, Collector, completion_of, request_of, streamed_deltas_of, unary_model
 
 
 class AsyncStream:
@@ -83,10 +83,7 @@ class AsyncClient:
             response = await self._stub.ModelInfer(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        collector = Collector()
-        for delta in deltas_of(response):
-            collector.add(delta)
-        return collector.completion
+        return completion_of(response)
 
     async def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded."""

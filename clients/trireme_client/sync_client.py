@@ -13,7 +13,7 @@ from .wire import (
     DEFAULT_MODEL,
     DEFAULT_URL,
     Collector,
-    deltas_of,
+    completion_of,
     request_of,
     streamed_deltas_of,
     unary_model,
@@ -92,10 +92,7 @@ class Client:
             response = self._stub.ModelInfer(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        collector = Collector()
-        for delta in deltas_of(response):
-            collector.add(delta)
-        return collector.completion
+        return completion_of(response)
 
     def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded."""

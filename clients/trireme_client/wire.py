@@ -159,6 +159,14 @@ def streamed_deltas_of(response: Any) -> list[Delta]:
     return deltas_of(response.infer_response)
 
 
+def completion_of(inference: Any) -> Completion:
+    """The whole answer that a ModelInferResponse carries."""
+    collector = Collector()
+    for delta in deltas_of(inference):
+        collector.add(delta)
+    return collector.completion
+
+
 class Collector:
     """Joins pieces to a Completion."""
 

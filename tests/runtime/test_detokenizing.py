@@ -97,3 +97,21 @@ def test_a_window_is_short_however_long_the_text_is() -> None:
     tokenizer, detokenizer = built("reference")
     ids = tokenizer.encode("你好 👋 Grüße " * 200, add_special_tokens=False)
     assert all(sent - detokenizer.window_start(ids, sent) <= 10 for sent in range(len(ids)))
+
+
+@pytest.mark.parametrize("kind", ["reference", "byte-level BPE", "Metaspace BPE with byte fallback", "Unigram"])
+@given(data=st.data())
+def test_the_vocabularys_texts_join_to_the_text(kind: str, data: st.DataObject) -> None:
+    """Apart from a space that the tokenizer drops at the beginning."""
+    _, detokenizer = built(kind)
+    texts = detokenizer.vocabulary()
+    assert texts is not None
+    ids = data.draw(st.lists(st.integers(0, detokenizer.vocab_size - 1), max_size=20))
+    joined = b"".join(texts[index] for index in ids).decode("utf-8", "replace")
+    decoded = detokenizer.decode(ids)
+    if REPLACEMENT not in decoded:
+        assert decoded in (joined, joined.removeprefix(" "))
+
+
+def test_a_tokenizer_that_cleans_up_spaces_has_no_text_for_each_id() -> None:
+    assert built("WordPiece with clean-up")[1].vocabulary() is None

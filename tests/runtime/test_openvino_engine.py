@@ -14,7 +14,15 @@ from support import CHECKPOINT, ROOT, wait_for
 from trireme_build.engine_folder import ensure_engine
 from trireme_runtime.contract import FinishReason, Refusal
 from trireme_runtime.engines import load_engine
-from trireme_runtime.engines.base import EngineDied, EngineEvent, EngineRequest, EngineSettings, Sampling
+from trireme_runtime.engines.base import (
+    EngineDied,
+    EngineEvent,
+    EngineRequest,
+    EngineSettings,
+    Guide,
+    GuideKind,
+    Sampling,
+)
 from trireme_runtime.engines.openvino import OpenVinoEngine
 
 END = 2
@@ -244,3 +252,40 @@ def test_a_folder_without_a_model_is_an_error_and_leaves_no_child(tmp_path: Path
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ValueError, match="'warp'"):
         load_engine("warp", CHECKPOINT, EngineSettings())
+
+
+GUIDE = Guide(GuideKind.REGEX, "[ab]{4}")
+BAD_GUIDE = Guide(GuideKind.REGEX, "[ab")
+
+
+def test_a_bad_guide_is_refused_and_others_are_answered(reader: Reader, prompt: Any, tokenizer: Any) -> None:
+    first, bad, last = key(), key(), key()
+    for number, guide in ((first, GUIDE), (bad, BAD_GUIDE), (last, GUIDE)):
+        reader.engine.submit(EngineRequest(number, prompt("Reverse: abc"), 20, END, guide=guide))
+    wait_for(lambda: {first, bad, last} <= reader.last.keys())
+    refusal = reader.last[bad].error
+    assert refusal is not None
+    assert "Unclosed" in refusal.message
+    for number in (first, last):
+        assert len(tokenizer.decode(reader.ids[number])) == 4
+
+
+def test_a_request_is_cancelled_while_its_guide_is_checked(reader: Reader, prompt: Any) -> None:
+    exploding = Guide(GuideKind.REGEX, "(((b{1,999}){1,999}){1,999}){1,999}")
+    slow, waiting = key(), key()
+    reader.engine.submit(EngineRequest(slow, prompt("x"), 20, END, guide=exploding))
+    reader.engine.submit(EngineRequest(waiting, prompt("x"), 20, END, guide=GUIDE))
+    reader.engine.cancel(waiting)
+    wait_for(lambda: {slow, waiting} <= reader.last.keys())
+    assert reader.last[slow].error is not None
+    assert reader.last[waiting].finish_reason is FinishReason.CANCELLED
+
+
+def test_a_checker_that_was_killed_is_started_again(reader: Reader, prompt: Any) -> None:
+    reader.generate(EngineRequest(key(), prompt("x"), 8, END, bad_strings=("q",)))
+    process = reader.engine.checker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, last = reader.generate(EngineRequest(key(), prompt("x"), 8, END, bad_strings=("qq",)))
+    assert last.finish_reason is not None

@@ -56,7 +56,7 @@ class OpenVinoEngine:
         self._active: set[int] = set()
         self._unchecked: set[int] = set()
         self._to_check: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()
-        self._checker = GrammarChecker(folder / GRAMMAR_CHECKER)
+        self.checker = GrammarChecker(folder / GRAMMAR_CHECKER)
         self._closing = False
         self._send((folder, settings))
         answer = self._receive()
@@ -116,7 +116,7 @@ class OpenVinoEngine:
         while (request := self._to_check.get()) is not None:
             constraint, event = None, None
             try:
-                constraint = self._checker.constraint((request.guide, request.bad_strings, request.end_id is None))
+                constraint = self.checker.constraint((request.guide, request.bad_strings, request.end_id is None))
             except Refusal as refusal:
                 event = EngineEvent(request.key, error=refusal)
             with self._send_lock:
@@ -128,7 +128,7 @@ class OpenVinoEngine:
                 except EngineDied:
                     # Whoever reads the events hears of it.
                     continue
-        self._checker.close()
+        self.checker.close()
 
     def events(self) -> Iterator[list[EngineEvent]]:
         while not self._closing:

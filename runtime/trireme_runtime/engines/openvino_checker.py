@@ -51,7 +51,8 @@ class GrammarChecker:
         """The constraint, which the engine can compile. Raises Refusal where there is none."""
         answer = self._answers.get(question)
         if answer is None:
-            answer = self._ask(question)
+            # A process that was lost for another reason than this question gets a successor.
+            answer = self._ask(question) or self._ask(question) or _refusal(question, "cannot be compiled")
             self._answers[question] = answer
             while len(self._answers) > _REMEMBERED:
                 self._answers.popitem(last=False)
@@ -59,7 +60,8 @@ class GrammarChecker:
             raise answer
         return answer
 
-    def _ask(self, question: Question) -> Constraint | Refusal:
+    def _ask(self, question: Question) -> Constraint | Refusal | None:
+        """The process's answer, None if it was lost."""
         try:
             if self._connection is None:
                 self._process, self._connection = start_child(__name__, stderr=subprocess.DEVNULL)
@@ -71,10 +73,9 @@ class GrammarChecker:
                 return answer
         except (EOFError, OSError):
             pass
-        status = self.close()
-        too_slow = status in (None, -signal.SIGPROF)
-        problem = f"takes more than {COMPILE_LIMIT_S:g} s to compile" if too_slow else "cannot be compiled"
-        return invalid(f"{'guided_decoding_guide' if question[0] else 'bad_words'}: {problem}")
+        if self.close() in (None, -signal.SIGPROF):
+            return _refusal(question, f"takes more than {COMPILE_LIMIT_S:g} s to compile")
+        return None
 
     def close(self) -> int | None:
         """End the process; the status with which it had ended by itself, None if it had not."""
@@ -90,6 +91,10 @@ class GrammarChecker:
             self._process.wait()
         self._process = self._connection = None
         return status
+
+
+def _refusal(question: Question, problem: str) -> Refusal:
+    return invalid(f"{'guided_decoding_guide' if question[0] else 'bad_words'}: {problem}")
 
 
 class _Compiler:
