@@ -85,6 +85,10 @@ class Defaults:
 #: Texts of token ids, for the lists of words that come as ids.
 Decode = Callable[[list[int]], str]
 
+#: How many stop or bad words are taken, and how many characters in all.
+MAX_WORDS = 1024
+MAX_WORD_CHARACTERS = 16_384
+
 #: The longest guide that is taken, in bytes of UTF-8.
 MAX_GUIDE_BYTES = 65_536
 
@@ -294,6 +298,18 @@ def _check_together(request: GenerationRequest, limits: EngineLimits) -> None:
             raise invalid(f"beam_width is {beams}; {name} cannot be combined with a beam search")
 
 
+def _words(read: _Reader, texts_name: str, ids_name: str, decode: Decode) -> tuple[str, ...]:
+    """Words that come as texts and as ids. Raises Refusal for more than can be searched for beside other requests."""
+    words = (*read.texts(texts_name), *read.word_lists(ids_name, decode))
+    characters = sum(map(len, words))
+    if len(words) > MAX_WORDS or characters > MAX_WORD_CHARACTERS:
+        raise invalid(
+            f"{client_name(texts_name)} has {len(words)} texts of {characters} characters in all; "
+            f"at most {MAX_WORDS} and {MAX_WORD_CHARACTERS} are allowed"
+        )
+    return words
+
+
 def parse_generation(
     tensors: Tensors,
     defaults: Defaults,
@@ -332,8 +348,8 @@ def parse_generation(
         sampling=replace(sampling, min_tokens=min(sampling.min_tokens, room)),
         streaming=bool(read.scalar("streaming", False)),
         echo=not read.scalar("exclude_input_in_output", defaults.exclude_input_in_output),
-        stop_strings=(*read.texts("stop_strings"), *read.word_lists("stop_words_list", decode)),
-        bad_strings=(*read.texts("bad_strings"), *read.word_lists("bad_words_list", decode)),
+        stop_strings=_words(read, "stop_strings", "stop_words_list", decode),
+        bad_strings=_words(read, "bad_strings", "bad_words_list", decode),
         guide=_guide(read, end_id, defaults.end_id, sampling),
         num_sequences=read.integer("num_return_sequences", sampling.beam_width, 1),
         log_probs=bool(read.scalar("return_log_probs", False)),

@@ -1,9 +1,11 @@
 """Stop strings, matched on text across token boundaries."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .detokenizing import Detokenizer, held_length
+from .automaton import WordAutomaton
+from .detokenizing import Detokenizer
 
 
 @dataclass(frozen=True)
@@ -15,42 +17,43 @@ class StopHit:
 
 
 class StopMatcher:
-    """Watches one stream: which of its ids may be sent, and when a stop string is complete.
+    """Watches one sequence: which of its ids may be sent, and when a stop string is complete.
 
-    `stops` are non-empty strings. The earliest hit in the text wins; of several that begin there, the longest.
+    The earliest hit in the text wins; of several that begin there, the longest.
     """
 
-    def __init__(self, stops: Sequence[str], detokenizer: Detokenizer) -> None:
-        self._stops = tuple(stops)
-        self._reach = max(map(len, stops))
+    def __init__(self, stops: WordAutomaton, detokenizer: Detokenizer) -> None:
+        self._stops = stops
+        self._state = 0
         self._detokenizer = detokenizer
         self._ids: list[int] = []
-        self._tail = ""
         #: (number of ids, number of characters decoded after them), oldest first, for the ids not yet released.
-        self._ends: list[tuple[int, int]] = []
+        self._ends: deque[tuple[int, int]] = deque()
         self._characters = 0
         self.releasable = 0
 
     def feed(self, ids: Sequence[int]) -> StopHit | None:
-        """Take further ids. Sets `releasable`, the number of the stream's ids whose text can be in no stop string."""
+        """Take further ids. Sets `releasable`, the number of the sequence's ids whose text can be in no stop string."""
         for token in ids:
             start = self._detokenizer.window_start(self._ids, len(self._ids))
             text = self._detokenizer.delta(self._ids[start:], [token], final=False)
             self._ids.append(token)
-            self._characters += len(text)
-            self._tail += text
-            hit = self._find()
+            hit = self._find(text)
             if hit is not None:
                 return StopHit(hit, len(self._ids))
             self._ends.append((len(self._ids), self._characters))
-            held = held_length(self._tail, self._stops)
-            self._tail = self._tail[-self._reach :]
-            while self._ends and self._ends[0][1] <= self._characters - held:
-                self.releasable = self._ends.pop(0)[0]
+            settled = self._characters - self._stops.depth(self._state)
+            while self._ends and self._ends[0][1] <= settled:
+                self.releasable = self._ends.popleft()[0]
         return None
 
-    def _find(self) -> str | None:
-        found = [(self._tail.find(stop), -len(stop), stop) for stop in self._stops if stop in self._tail]
+    def _find(self, text: str) -> str | None:
+        """Go on over `text`; the stop string that became complete in it, if one did."""
+        found: list[tuple[int, int, str]] = []
+        for character in text:
+            self._characters += 1
+            self._state = self._stops.step(self._state, character)
+            found += [(self._characters - len(stop), -len(stop), stop) for stop in self._stops.ending_at(self._state)]
         return min(found)[2] if found else None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from .automaton import WordAutomaton
 from .contract import Code, FinishReason, Refusal
 from .detokenizing import Detokenizer
 from .engines.base import CacheUse, Engine, EngineDied, EngineEvent, EngineRequest, EngineTimes, check_request
@@ -302,10 +303,9 @@ class StreamRouter:
         engine_requests = self._engine_requests(request)
         for engine_request in engine_requests:
             check_request(engine_request, self._engine.limits)
+        stops = WordAutomaton(request.stop_strings) if request.stop_strings else None
         sequences = [
-            _Sequence(
-                index, request, StopMatcher(request.stop_strings, self._detokenizer) if request.stop_strings else None
-            )
+            _Sequence(index, request, StopMatcher(stops, self._detokenizer) if stops else None)
             for index in range(request.num_sequences)
         ]
         stream = _Stream(engine_requests[0].key, request_id, request, sink, sequences)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trireme_runtime.automaton import WordAutomaton
 from trireme_runtime.detokenizing import Detokenizer, held_length
 from trireme_runtime.stopping import StopMatcher, cut_at_stop
 
@@ -37,7 +38,7 @@ def test_the_text_is_cut_exactly_before_the_first_stop_string(
     detokenizer: Detokenizer, tokenizer: Any, text: str, stops: list[str], chunk: int
 ) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
-    matcher = StopMatcher(stops, detokenizer)
+    matcher = StopMatcher(WordAutomaton(stops), detokenizer)
     sent, used, stop = 0, len(ids), ""
     pieces = []
 
@@ -72,6 +73,6 @@ def test_the_text_is_cut_exactly_before_the_first_stop_string(
 
 def test_a_stop_string_inside_one_token_is_found(detokenizer: Detokenizer, tokenizer: Any) -> None:
     ids = tokenizer.encode("x     y", add_special_tokens=False)
-    hit = StopMatcher(["  "], detokenizer).feed(ids)
+    hit = StopMatcher(WordAutomaton(["  "]), detokenizer).feed(ids)
     assert hit is not None
     assert hit.stop == "  "

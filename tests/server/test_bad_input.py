@@ -109,6 +109,13 @@ CASES = (
         ("beam_width", "2", "temperature"),
         {"beam_width": 2, "temperature": 0.5},
     ),
+    Case(
+        "too many stop words",
+        {"stop_words": text(*(str(number).encode() for number in range(1025)))},
+        ("stop_words", "1025", "1024"),
+        {"stop_words": [str(number) for number in range(1025)]},
+    ),
+    Case("bad words too long", {"bad_words": text(b"x" * 17_000)}, ("bad_words", "17000", "16384")),
     Case("bad word that is no text", {"bad_words": text(b"\xff")}, ("bad_words", "UTF-8", "0xff")),
     Case(
         "bias",

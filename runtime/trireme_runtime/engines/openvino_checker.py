@@ -125,13 +125,10 @@ class _Compiler:
         config.set_eos_token_id(self._end_id)
         config.structured_output_config = genai.StructuredOutputConfig(**{constraint.form: constraint.text})
         try:
-            # At the limit a signal ends this process: nothing else ends the compiler.
-            signal.setitimer(signal.ITIMER_PROF, COMPILE_LIMIT_S)
             # A request whose handle is let go of is dropped.
             handle = self._pipeline.add_request(1, ov.Tensor(np.zeros((1, 1), dtype=np.int64)), config)
             while self._pipeline.has_non_finished_requests():
                 self._pipeline.step()
-            signal.setitimer(signal.ITIMER_PROF, 0)
             (output,) = handle.read().values()
         except RuntimeError as error:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -147,6 +144,8 @@ class _Compiler:
 
 def _answer(compiler: _Compiler, question: Question) -> Constraint | Refusal:
     guide, bad_strings, endless = question
+    # At the limit a signal ends this process: nothing else ends the compiler.
+    signal.setitimer(signal.ITIMER_PROF, COMPILE_LIMIT_S)
     try:
         constraint = constraint_of(guide, bad_strings, endless)
         assert constraint is not None
@@ -154,6 +153,8 @@ def _answer(compiler: _Compiler, question: Question) -> Constraint | Refusal:
         return constraint
     except Refusal as refusal:
         return refusal
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def main() -> None:

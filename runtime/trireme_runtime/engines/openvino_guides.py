@@ -8,11 +8,11 @@ enforce is refused by name.
 import json
 import re
 import secrets
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trireme_runtime.automaton import WordAutomaton
 from trireme_runtime.contract import invalid
 
 from .base import Guide, GuideKind
@@ -254,24 +254,24 @@ def _naturals_between(lowest: int, highest: int) -> str:
 
 
 def grammar_without(words: tuple[str, ...], endless: bool) -> str:
-    """An EBNF grammar of all texts in which none of `words` (non-empty) comes up.
+    """An EBNF grammar of all texts without any of `words` (non-empty): a rule for each state of the search for them.
 
-    One rule for each state of the automaton that searches for all words at once (Aho and Corasick 1975). An endless
-    grammar has no text that is complete, so that the end is never allowed.
+    An endless grammar has no text that is complete, so that the end is never allowed.
     """
-    children, fallback, found = _automaton(words)
+    search = WordAutomaton(words)
+    complete = [any(True for _ in search.ending_at(state)) for state in range(len(search))]
     rules = ["root ::= s0"]
-    for state in range(len(children)):
-        if found[state]:
+    for state in range(len(search)):
+        if complete[state]:
             continue
         targets: dict[int, str] = {}
         named = []
-        for character, target in _steps(state, children, fallback):
+        for character, target in search.steps(state):
             targets[target] = targets.get(target, "") + _escaped(character)
             named.append(ord(character))
         choices = [] if endless else ['""']
         choices.append(f"{_all_but(named)} s0")
-        choices += [f"[{characters}] s{target}" for target, characters in targets.items() if not found[target]]
+        choices += [f"[{characters}] s{target}" for target, characters in targets.items() if not complete[target]]
         rules.append(f"s{state} ::= {' | '.join(choices)}")
     return "\n".join(rules) + "\n"
 
@@ -288,43 +288,3 @@ def _all_but(codes: list[int]) -> str:
             ranges.append(f"{_escaped(chr(start))}-{_escaped(chr(code - 1))}")
         start = code + 1
     return f"[{''.join(ranges)}]"
-
-
-def _automaton(words: tuple[str, ...]) -> tuple[list[dict[str, int]], list[int], list[bool]]:
-    """Of each state: its own steps, where to look further for a step that it has not, whether it completes a word."""
-    children: list[dict[str, int]] = [{}]
-    found = [False]
-    for word in words:
-        state = 0
-        for character in word:
-            if character not in children[state]:
-                children[state][character] = len(children)
-                children.append({})
-                found.append(False)
-            state = children[state][character]
-        found[state] = True
-    fallback = [0] * len(children)
-    waiting = deque(children[0].values())
-    while waiting:
-        state = waiting.popleft()
-        found[state] |= found[fallback[state]]
-        for character, child in children[state].items():
-            below = fallback[state]
-            while below and character not in children[below]:
-                below = fallback[below]
-            fallback[child] = children[below].get(character, 0)
-            waiting.append(child)
-    return children, fallback, found
-
-
-def _steps(state: int, children: list[dict[str, int]], fallback: list[int]) -> Iterator[tuple[str, int]]:
-    """All steps out of a state that do not lead to the start."""
-    seen: set[str] = set()
-    while True:
-        for character, target in children[state].items():
-            if character not in seen:
-                seen.add(character)
-                yield character, target
-        if state == 0:
-            return
-        state = fallback[state]
