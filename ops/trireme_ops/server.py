@@ -18,7 +18,7 @@ from .layout import Layout
 _POLL_S = 0.05
 
 #: Triton's own wait for requests at its end, after draining, and for how long unloading may take.
-_EXIT_TIMEOUT_S = 2
+_EXIT_TIMEOUT_S = 15
 _UNLOAD_TIMEOUT_S = 20
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints_built import write_checkpoint
 from support import ROOT
+from tokenizers_built import metaspace_bpe, unigram
 from trireme_build.checkpoint import CheckpointError
-from trireme_build.engine_folder import ensure_engine, is_current
-from trireme_runtime.manifest import read_manifest, verify_manifest
+from trireme_build.engine_folder import ensure_engine, is_current, source_of
+from trireme_runtime.engines.base import EngineSettings
+from trireme_runtime.engines.openvino import OpenVinoEngine
+from trireme_runtime.manifest import read_manifest, verify_manifest, write_manifest
 
 CHECKPOINTS = "build/checkpoints/trireme-reference"
 
@@ -79,3 +83,16 @@ def test_a_missing_checkpoint_is_named(version: Path) -> None:
     shutil.rmtree(root / CHECKPOINTS)
     with pytest.raises(CheckpointError, match="missing"):
         ensure_engine(version, root)
+
+
+def test_a_vocabulary_that_cannot_spell_everything_has_no_guided_decoding(version: Path) -> None:
+    """Everything else works: the engine's folder says what it can honour."""
+    root = version.parents[2]
+    for name, tokenizer in (("whole", metaspace_bpe()), ("gaps", unigram())):
+        checkpoint = root / name
+        write_checkpoint(checkpoint, tokenizer)
+        write_manifest(version, {"source": source_of(checkpoint, root)})
+        assert ensure_engine(version, root)
+        engine = OpenVinoEngine(version / "engine", EngineSettings(kv_cache_tokens=1024))
+        assert ("bad_strings" in engine.honours) == (name == "whole")
+        engine.close()

@@ -10,7 +10,7 @@ import pytest
 from checkpoints_built import write_checkpoint
 from raw import Refusal, ask, connected, read
 from support import CHECKPOINT, ROOT, TRIREME, start_server, stop_server
-from tokenizers_built import metaspace_bpe, unigram
+from tokenizers_built import metaspace_bpe
 
 
 @pytest.fixture
@@ -72,19 +72,6 @@ def test_two_llms_serve_at_once_and_one_is_removed_again(checkout: Path) -> None
     removed = trireme(checkout, "remove", "tiny")
     assert removed.returncode == 0, removed.stderr
     assert folders(checkout) == before
-
-
-def test_a_vocabulary_that_cannot_spell_everything_has_no_guided_decoding(checkout: Path) -> None:
-    write_checkpoint(checkout / "small", unigram())
-    assert trireme(checkout, "add", "small", "--checkpoint", checkout / "small").returncode == 0
-    server = start_server(checkout, env={"TRIREME_ROOT": str(checkout)})
-    try:
-        with connected(server.grpc) as raw:
-            assert raw.one("small", text_input="hello", max_tokens=5, ignore_eos=True)["num_output_tokens"][0] == 5
-            with pytest.raises(Refusal, match="bad_words 'x' is not supported by the engine openvino"):
-                raw.one("small", text_input="hello", max_tokens=5, bad_words=["x"])
-    finally:
-        stop_server(server)
 
 
 @pytest.mark.parametrize(
