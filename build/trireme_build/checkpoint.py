@@ -38,15 +38,27 @@ class LlamaShape:
         return self.num_heads // self.num_kv_heads
 
     @property
-    def weight_names(self) -> list[str]:
+    def weight_shapes(self) -> dict[str, list[int]]:
         """The tensors that a checkpoint of this shape has."""
-        names = ["model.embed_tokens.weight", "model.norm.weight"]
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        parts = {
+            "self_attn.q_proj": [queries, hidden],
+            "self_attn.k_proj": [keys, hidden],
+            "self_attn.v_proj": [keys, hidden],
+            "self_attn.o_proj": [hidden, queries],
+            "mlp.gate_proj": [inner, hidden],
+            "mlp.up_proj": [inner, hidden],
+            "mlp.down_proj": [hidden, inner],
+            "input_layernorm": [hidden],
+            "post_attention_layernorm": [hidden],
+        }
+        shapes = {"model.embed_tokens.weight": [self.vocab_size, hidden], "model.norm.weight": [hidden]}
         if not self.tied_embeddings:
-            names.append("lm_head.weight")
-        parts = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-        parts += ["input_layernorm", "post_attention_layernorm"]
-        names += [f"model.layers.{layer}.{part}.weight" for layer in range(self.num_layers) for part in parts]
-        return names
+            shapes["lm_head.weight"] = [self.vocab_size, hidden]
+        for layer in range(self.num_layers):
+            shapes |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}
+        return shapes
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LlamaShape":
@@ -59,25 +71,41 @@ class LlamaShape:
                 raise CheckpointError(f"config.json: {key} is {config[key]!r}; supported is {neutral!r}")
         if config.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"config.json: hidden_act is {config['hidden_act']!r}; supported is 'silu'")
-        heads = int(config["num_attention_heads"])
-        kv_heads = int(config.get("num_key_value_heads", heads))
+        heads = _positive(config, "num_attention_heads")
+        kv_heads = _positive(config, "num_key_value_heads", heads)
         if heads % kv_heads:
             raise CheckpointError(
                 f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
             )
+        hidden = _positive(config, "hidden_size")
         return cls(
-            vocab_size=int(config["vocab_size"]),
-            hidden_size=int(config["hidden_size"]),
-            intermediate_size=int(config["intermediate_size"]),
-            num_layers=int(config["num_hidden_layers"]),
+            vocab_size=_positive(config, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=_positive(config, "intermediate_size"),
+            num_layers=_positive(config, "num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=kv_heads,
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            max_positions=int(config["max_position_embeddings"]),
-            rope_theta=float(config.get("rope_theta", 10_000.0)),
-            rms_norm_eps=float(config["rms_norm_eps"]),
+            head_dim=_positive(config, "head_dim", max(1, hidden // heads)),
+            max_positions=_positive(config, "max_position_embeddings"),
+            rope_theta=_number(config, "rope_theta", 10_000.0),
+            rms_norm_eps=_number(config, "rms_norm_eps"),
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         )
+
+
+def _positive(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"config.json: {key} is {value!r}; a whole number above 0 is needed")
+    return value
+
+
+def _number(config: dict[str, Any], key: str, default: float | None = None) -> float:
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not value > 0:
+        raise CheckpointError(f"config.json: {key} is {value!r}; a number above 0 is needed")
+    return float(value)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -95,18 +123,26 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path, shape: LlamaShape) -> None:
-    """Raise CheckpointError if `model.safetensors` cannot be read or lacks a tensor; the weights are not loaded."""
+    """Raise CheckpointError if the tensors in `model.safetensors` are not those of `shape`; none is loaded."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path}: not found; only safetensors are read, in one file")
     try:
         with safe_open(path, framework="numpy") as file:
-            found = set(file.keys())
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    for name in shape.weight_names:
+    expected = shape.weight_shapes
+    for name, dims in expected.items():
         if name not in found:
             raise CheckpointError(f"{path}: {name} is missing")
+        if found[name] != dims:
+            raise CheckpointError(f"{path}: {name} has the shape {found[name]}; config.json says {dims}")
+    unknown = sorted(name for name in found.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
+    if shape.tied_embeddings and "lm_head.weight" in unknown:
+        unknown.remove("lm_head.weight")
+    if unknown:
+        raise CheckpointError(f"{path}: {unknown[0]} is not part of the model that config.json describes")
 
 
 def read_weights(folder: Path) -> dict[str, NDArray[np.float32]]:

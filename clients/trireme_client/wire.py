@@ -87,13 +87,20 @@ def _numbers(name: str, dtype: str, values: list[Any]) -> Any:
     return np.array([values], dtype=kind)
 
 
+def _utf8(name: str, value: str) -> bytes:
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{name}: {value[error.start]!a} is no character") from None
+
+
 def request_of(generation: Generation, model: str, stream: bool, request_id: str) -> Any:
     """The ModelInferRequest of a generation. Raises InvalidArgument for what cannot be sent."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, values in _tensors(generation, stream).items():
         dtype = _DTYPES[name]
         if dtype == "STRING":
-            array = np.array([[value.encode("utf-8") for value in values]], dtype=object)
+            array = np.array([[_utf8(name, value) for value in values]], dtype=object)
             raw = serialize_byte_tensor(array).item()
         else:
             array = _numbers(name, dtype, values)

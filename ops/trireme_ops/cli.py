@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((word for word in words if not word.startswith("-")), None)
-    parsed = _parser(chosen).parse_args(words)
     try:
+        parsed = _parser(chosen).parse_args(words)
         return int(parsed.run(parsed))
     except OperatorError as error:
         print(f"trireme: {error}", file=sys.stderr)

@@ -44,6 +44,13 @@ _MODELS = {
 #: Parameters of the engine model's configuration that a family may have values of its own for.
 SETTINGS = ("max_num_sequences", "max_num_tokens", "max_tokens_in_paged_kv_cache", "enable_kv_cache_reuse")
 
+#: Of those that are numbers: the lowest and the highest value that makes sense.
+_LIMITS = {
+    "max_num_sequences": (1, 1024),
+    "max_num_tokens": (1, 65_536),
+    "max_tokens_in_paged_kv_cache": (128, 16_777_216),
+}
+
 
 @dataclass(frozen=True)
 class FamilySpec:
@@ -61,10 +68,11 @@ class FamilySpec:
         for key, value in self.settings.items():
             if key not in SETTINGS:
                 raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
-            flag = key == "enable_kv_cache_reuse"
-            if not (value in ("true", "false") if flag else value.isdecimal() and int(value) > 0):
-                wanted = "true or false" if flag else "a whole number above 0"
-                raise OperatorError(f"the setting {key} has the value {value!r}; it must be {wanted}")
+            lowest, highest = _LIMITS.get(key, (0, 0))
+            number = value.isascii() and value.isdecimal() and len(value) < 12 and lowest <= int(value) <= highest
+            if not (number if key in _LIMITS else value in ("true", "false")):
+                wanted = f"a whole number from {lowest} to {highest}" if key in _LIMITS else "true or false"
+                raise OperatorError(f"the setting {key} has the value {value[:40]!r}; it must be {wanted}")
 
 
 def read_spec(path: Path) -> FamilySpec:
@@ -146,6 +154,8 @@ def families(layout: Layout) -> list[str]:
 
 def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]]:
     """The context in tokens, and what a manifest says of the source."""
+    import jinja2
+
     from trireme_build.checkpoint import CheckpointError, LlamaShape, check_weights, read_config
     from trireme_build.engine_folder import source_of
     from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
@@ -160,7 +170,14 @@ def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]
             raise CheckpointError(
                 f"{checkpoint}: the tokenizer has {len(tokenizer)} ids, config.json says {shape.vocab_size}"
             )
+        if tokenizer.chat_template:
+            jinja2.Environment().parse(tokenizer.chat_template)
         return shape.max_positions, source_of(checkpoint, root)
+    except jinja2.TemplateSyntaxError as error:
+        # The template's own extensions are unknown here; a syntax error that they explain is left to the first request.
+        if "unknown tag" in str(error):
+            return shape.max_positions, source_of(checkpoint, root)
+        raise OperatorError(f"the checkpoint cannot be served: its chat template: {error}") from error
     except (CheckpointError, TokenizerError, KeyError) as error:
         raise OperatorError(f"the checkpoint cannot be served: {error}") from error
 
@@ -206,9 +223,12 @@ def _move_in(layout: Layout, staging: Path) -> None:
         for repository in ("model_repository", "ensembles"):
             for folder in sorted((staging / repository).iterdir()):
                 target = layout.root / repository / folder.name
+                if target.exists():
+                    raise OperatorError(f"the name is taken: {target.relative_to(layout.root)} has just been made")
                 folder.rename(target)
                 moved.append(target)
-    except OSError:
+    except BaseException:
+        # Ctrl-C too.
         for target in moved:
             shutil.rmtree(target)
         raise

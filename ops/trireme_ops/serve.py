@@ -65,14 +65,14 @@ def prepare_engines(layout: Layout) -> None:
             if not is_current(folder):
                 print(f"Making the engine of {folder.parent.name}/{folder.name} from its checkpoint ...", flush=True)
             ensure_engine(folder, layout.root)
-        except CheckpointError as error:
+        except (CheckpointError, KeyError, RuntimeError, ValueError) as error:
             family = read_manifest(folder).get("family")
             fix = (
                 f"put it back, or type: trireme remove {family}"
                 if family
                 else "Type: git checkout -- build/checkpoints"
             )
-            raise OperatorError(f"{error}. {fix}") from error
+            raise OperatorError(f"the engine of {folder.parent.name} cannot be made: {error}. {fix}") from error
 
 
 def _resolve(wanted: Ports) -> Ports:

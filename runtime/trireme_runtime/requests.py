@@ -293,7 +293,17 @@ def _check_together(request: GenerationRequest, limits: EngineLimits) -> None:
         raise invalid(f"num_return_sequences is {request.num_sequences}; at most beam_width, {beams}, is allowed")
     if request.sampling.temperature > 0:
         raise invalid(f"beam_width is {beams}; a beam search cannot be sampled: leave out temperature, top_k and top_p")
-    for name, given in (("bad_words", request.bad_strings), ("guided_decoding_guide", request.guide)):
+    sampling = request.sampling
+    excluded = {
+        "bad_words": bool(request.bad_strings),
+        "guided_decoding_guide": request.guide is not None,
+        "min_tokens": sampling.min_tokens > 1,
+        "ignore_eos, or end_id -1,": request.end_id is None,
+        "repetition_penalty": sampling.repetition_penalty != 1,
+        "presence_penalty": sampling.presence_penalty != 0,
+        "frequency_penalty": sampling.frequency_penalty != 0,
+    }
+    for name, given in excluded.items():
         if given:
             raise invalid(f"beam_width is {beams}; {name} cannot be combined with a beam search")
 

@@ -178,8 +178,9 @@ class _Stream:
         self.arrival_ns = time.monotonic_ns()
         self.error: Refusal | None = None
         self.queued = False
-        self.times: list[EngineTimes] = []
-        self.caches: list[CacheUse] = []
+        #: By the engine's key: the latest report of each request.
+        self.times: dict[int, EngineTimes] = {}
+        self.caches: dict[int, CacheUse] = {}
 
     @property
     def done(self) -> bool:
@@ -199,8 +200,8 @@ class _Stream:
             self.error = event.error
             return False
         if event.times is not None and event.cache is not None:
-            self.times.append(event.times)
-            self.caches.append(event.cache)
+            self.times[event.key] = event.times
+            self.caches[event.key] = event.cache
         if event.beams:
             for beam_sequence, beam in zip(self.sequences, event.beams, strict=True):
                 beam_sequence.take(beam.ids, beam.log_probs, beam.finish_reason)
@@ -237,11 +238,11 @@ class _Stream:
 
         return Metrics(
             arrival_ns=self.arrival_ns,
-            first_scheduled_ns=earliest([times.first_scheduled_ns for times in self.times]),
-            first_token_ns=earliest([times.first_token_ns for times in self.times]),
-            last_token_ns=max((times.last_token_ns for times in self.times), default=0),
+            first_scheduled_ns=earliest([times.first_scheduled_ns for times in self.times.values()]),
+            first_token_ns=earliest([times.first_token_ns for times in self.times.values()]),
+            last_token_ns=max((times.last_token_ns for times in self.times.values()), default=0),
             # Of the first sequence: it is the one that shows what was there before this request.
-            cache=self.caches[0] if self.caches else CacheUse(),
+            cache=self.caches[min(self.caches)] if self.caches else CacheUse(),
         )
 
 
@@ -337,6 +338,7 @@ class StreamRouter:
                 guide=request.guide,
                 bad_strings=request.bad_strings,
                 log_probs=request.log_probs,
+                reports=request.perf_metrics,
                 num_beams_returned=request.num_sequences if beams else 1,
             )
             for index in range(1 if beams else request.num_sequences)
@@ -452,7 +454,7 @@ class StreamRouter:
 
     def _note(self, event: EngineEvent) -> list[int]:
         """Take one event in, with the lock held; the engine's keys that it should let go of."""
-        if event.cache is not None:
+        if event.cache is not None and event.is_last:
             self._observer.reused(event.cache.reused_tokens)
         stream, sequence = self._sequences.get(event.key, (None, None))
         if stream is None or sequence is None or stream.done or sequence.done:

@@ -34,7 +34,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise TokenizerError(f"tokenizer folder {folder} holds no tokenizer.json; a fast tokenizer is needed")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # The tokenizers library raises Exception itself.
         raise TokenizerError(f"tokenizer folder {folder} cannot be read: {error}") from error
     return tokenizer
 

@@ -66,7 +66,7 @@ def refuse_parameters(request: Any) -> None:
     """Raise Refusal naming a request parameter: no model takes any; unknown keys of `/generate` arrive here."""
     parameters = json.loads(request.parameters() or "{}")
     if parameters:
-        raise invalid(f"{sorted(parameters)[0]}: unknown input; the inputs are listed by GET /v2/models/ensemble")
+        raise invalid(f"{sorted(parameters)[0]}: unknown input; GET /v2/models/MODEL lists those of the model")
 
 
 def chunk_outputs(chunk: Chunk) -> list[Any]:

@@ -116,7 +116,22 @@ def test_a_name_is_taken_once_it_is_added(checkout: Path) -> None:
         ("head -c 1000 checkpoint/model.safetensors > x; mv x checkpoint/model.safetensors", "cannot be served"),
         ("sed -i s/mlp.up_proj/mlp.up_porj/ checkpoint/model.safetensors", "mlp.up_proj.weight is missing"),
         ("sed -i s/LlamaForCausalLM/GPT2LMHeadModel/ checkpoint/config.json", "GPT2LMHeadModel"),
-        ('sed -i "s/\\"vocab_size\\": [0-9]*/\\"vocab_size\\": 20/" checkpoint/config.json', "config.json says 20"),
+        (
+            'sed -i "s/\\"num_attention_heads\\": 4/\\"num_attention_heads\\": 0/" checkpoint/config.json',
+            "num_attention_heads is 0",
+        ),
+        (
+            'sed -i "s/\\"num_hidden_layers\\": 2/\\"num_hidden_layers\\": 1/" checkpoint/config.json',
+            "is not part of the model",
+        ),
+        ('sed -i "s/\\"hidden_size\\": 64/\\"hidden_size\\": 32/" checkpoint/config.json', "config.json says"),
+        ('sed -i "s/\\"rope_theta\\": 10000.0/\\"rope_theta\\": \\"x\\"/" checkpoint/config.json', "rope_theta is 'x'"),
+        ("echo {} > checkpoint/tokenizer.json", "cannot be read"),
+        ("echo '{% if %}' > checkpoint/chat_template.jinja", "chat template"),
+        (
+            'sed -i "s/\\"vocab_size\\": [0-9]*/\\"vocab_size\\": 20/" checkpoint/config.json',
+            "config.json says [20, 64]",
+        ),
     ],
 )
 def test_a_checkpoint_that_cannot_be_served_is_refused_and_leaves_nothing(
@@ -137,6 +152,7 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_and_leaves_nothing(
     ("arguments", "words"),
     [
         (["--set", "max_num_sequences=none"], "max_num_sequences has the value 'none'"),
+        (["--set", "max_num_sequences=99999999999999999999"], "a whole number from 1 to 1024"),
         (["--set", "max_sequences=3"], "'max_sequences' is unknown"),
         (["--set", "enable_kv_cache_reuse=1"], "must be true or false"),
     ],

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from trireme_runtime.contract import Refusal
 from trireme_runtime.engines.base import Guide, GuideKind
-from trireme_runtime.engines.openvino_guides import constraint_of, grammar_without, integers_between
+from trireme_runtime.engines.json_grammar import integers_between
+from trireme_runtime.engines.openvino_guides import constraint_of, grammar_without
 
 ALPHABET = 'ab好👋\n]^-\\"'
 WORDS = st.lists(st.text(ALPHABET, min_size=1, max_size=4), min_size=1, max_size=4).map(tuple)
@@ -67,11 +68,39 @@ def test_integers_between(lowest: int, size: int, value: int) -> None:
         assert bool(pattern.fullmatch(str(candidate))) == (lowest <= candidate <= lowest + size)
 
 
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|(\[(?:[^\]\\]|\\.)*\])|([a-z_]\w*)|(\s+)|(\{\d*,?\d*\}|[()|*+?])')
+
+
+def to_regex(grammar: str) -> "re.Pattern[str]":
+    """A grammar that does not recur, as a regular expression."""
+    rules = dict(line.split(" ::= ", 1) for line in grammar.splitlines())
+
+    def literal(text: str) -> str:
+        codes = re.sub(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})", lambda m: chr(int(m[1] or m[2], 16)), text)
+        return re.escape(codes if codes != text else text.replace('\\"', '"').replace("\\\\", "\\"))
+
+    def expand(body: str) -> str:
+        parts = []
+        for match in _TOKEN.finditer(body):
+            text, characters, name, _, operator = match.groups()
+            if text is not None:
+                parts.append(f"(?:{literal(text)})")
+            elif name is not None:
+                parts.append(f"(?:{expand(rules[name])})")
+            else:
+                parts.append(characters or operator or "")
+        return "".join(parts)
+
+    return re.compile(expand(rules["root"]))
+
+
 def schema(value: Any) -> str:
     constraint = constraint_of(Guide(GuideKind.JSON_SCHEMA, json.dumps(value)), (), endless=False)
     assert constraint is not None
-    assert constraint.form == "regex"
     return constraint.text
+
+
+BOOLS = {"a": {"type": "boolean"}, "b": {"type": "boolean"}}
 
 
 @pytest.mark.parametrize(
@@ -82,40 +111,119 @@ def schema(value: Any) -> str:
         ({"type": "integer", "exclusiveMaximum": 0}, ["-1"], ["0", "1"]),
         ({"type": "number"}, ["1.5", "-0", "1e9", "2E-7"], ["1.", ".5"]),
         ({"enum": ["a", 1, None]}, ['"a"', "1", "null"], ["a", "2"]),
-        ({"type": "string", "maxLength": 3}, ['""', '"abc"', '"\\n"'], ['"abcd"', '"\n"']),
+        ({"const": {"k": [1, 'q"']}}, [r'{"k":[1,"q\""]}'], ['{"k":[1,"q""]}']),
+        ({"type": "string", "maxLength": 3}, ['""', '"abc"', r'"\n"'], ['"abcd"', '"\n"']),
+        ({"type": "string", "pattern": "^a|b$"}, ['"a"', '"b"'], ['b"', '"a', '"ab"']),
+        ({"type": "string", "pattern": r"[a-c]{2}-\d+"}, ['"ab-7"'], ['"a-7"', '"ab-"']),
+        ({"type": "string", "format": "date-time"}, ['"2026-11-21T22:04:05Z"'], ['"2026-11-21T22:04:05"']),
         ({"type": ["null", "boolean"]}, ["null", "true"], ["0"]),
+        ({"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 3}, ["[null,null]"], ["[null]", "[]"]),
+        ({"type": "array", "items": {"type": "null"}, "maxItems": 1}, ["[]", "[null]"], ["[null,null]"]),
+        ({"type": "array", "prefixItems": [{"type": "null"}], "items": False}, ["[null]"], ["[]", "[null,1]"]),
+        (
+            {"type": "array", "prefixItems": [{"type": "null"}], "items": {"const": 1}, "minItems": 2},
+            ["[null,1]", "[null,1,1]"],
+            ["[null]"],
+        ),
         (
             {"type": "object", "properties": {"a": {"type": "null"}, "b": {"const": 1}}, "required": ["b"]},
             ['{"b":1}', '{"a":null,"b":1}'],
-            ["{}", '{"b": 1}', '{"a":null}'],
+            ["{}", '{"b": 1}', '{"a":null}', '{,"b":1}'],
         ),
-        ({"$defs": {"x": {"type": "integer", "minimum": 8, "maximum": 9}}, "$ref": "#/$defs/x"}, ["8", "9"], ["7"]),
+        ({"type": "object", "properties": BOOLS}, ["{}", '{"b":true}', '{"a":true,"b":false}'], ['{"a":true,}']),
+        ({"type": "object", "required": ["z"], "additionalProperties": {"const": 2}}, ['{"z":2}'], ["{}"]),
+        ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a":1}']),
+        ({"type": "object", "properties": {'a"\\': {"const": 1}}, "required": ['a"\\']}, [r'{"a\"\\":1}'], []),
+        (
+            {"$defs": {"x/y": {"type": "integer", "minimum": 8, "maximum": 9}}, "$ref": "#/$defs/x~1y"},
+            ["8", "9"],
+            ["7"],
+        ),
+        ({"allOf": [{"type": "null"}]}, ["null"], ["1"]),
     ],
 )
-def test_a_schema_becomes_a_compact_pattern(value: Any, good: list[str], bad: list[str]) -> None:
-    pattern = re.compile(schema(value))
+def test_a_schema_becomes_a_compact_grammar(value: Any, good: list[str], bad: list[str]) -> None:
+    pattern = to_regex(schema(value))
     assert [text for text in good if not pattern.fullmatch(text)] == []
     assert [text for text in bad if pattern.fullmatch(text)] == []
+
+
+def test_a_schema_may_refer_to_itself() -> None:
+    assert "ref0 ::= " in schema({"type": "object", "properties": {"next": {"$ref": "#"}}})
+
+
+def test_a_schema_with_many_optional_properties_stays_small() -> None:
+    assert len(schema({"type": "object", "properties": {f"k{i}": {"type": "null"} for i in range(300)}})) < 100_000
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"type": "object", "patternProperties": {}}, "'patternProperties' at # of type object"),
-        ({"allOf": [{"type": "integer"}]}, "'allOf' at # without type"),
-        ({"type": "array", "items": {"type": "integer", "multipleOf": 2}}, "'multipleOf' at #/items"),
+        ({"type": "object", "patternProperties": {}}, "'patternProperties' is not enforced"),
+        ({"type": "object", "properties": BOOLS, "minProperties": 2}, "'minProperties'"),
+        ({"type": "object", "properties": BOOLS, "required": ["c"], "additionalProperties": False}, '"c"'),
+        ({"allOf": [{"type": "integer"}, {}]}, "allOf has several"),
+        ({"oneOf": [{"type": "integer"}]}, "'oneOf' is not enforced"),
+        ({"type": "array", "items": {"type": "integer", "multipleOf": 2}}, "at #/items: the keyword 'multipleOf'"),
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "#/properties/a"),
-        ({"anyOf": [{"type": "number", "minimum": 0}]}, "'minimum' at #/anyOf/0"),
-        ({"enum": [1], "minimum": 0}, "'minimum' at # with enum"),
-        ({"type": "text"}, '#/type is "text"'),
-        ({"type": "string", "pattern": '"'}, "#/pattern"),
-        ({"type": "string", "pattern": "[^a]"}, "#/pattern"),
-        ({"type": "string", "pattern": "[ -~]"}, "#/pattern"),
-        ({"type": "string", "pattern": "a.b"}, "#/pattern"),
-        ({"type": "object", "properties": {"a": True}}, "#/properties/a is true"),
+        ({"type": "array", "prefixItems": [{}, {}], "maxItems": 1}, "prefixItems"),
+        ({"anyOf": [{"type": "number", "minimum": 0}]}, "'minimum' is not enforced"),
+        ({"enum": [1], "minimum": 0}, "'minimum' is not enforced beside enum"),
+        ({"enum": []}, "at least one entry"),
+        ({"anyOf": []}, "at least one entry"),
+        ({"type": []}, "type is empty"),
+        ({"type": "string", "enum": ["x", 1]}, "1 is not of type string"),
+        ({"type": "string", "minLength": -1}, "minLength is -1"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "no text has 3 to 2"),
+        ({"type": "text"}, 'type is "text"'),
+        ({"type": "string", "pattern": '"'}, "pattern"),
+        ({"type": "string", "pattern": "[^a]"}, "pattern"),
+        ({"type": "string", "pattern": "[ -~]"}, "pattern"),
+        ({"type": "string", "pattern": "a.b"}, "pattern"),
+        ({"type": "string", "pattern": "+a"}, "nothing in front"),
+        ({"type": "string", "format": "email"}, "enforced are date"),
+        ({"type": "object", "properties": {"a": 7}}, "#/properties/a: is 7"),
+        ({"$ref": "#/default", "default": {}}, "$ref"),
+        ({"$ref": "#/$defs/x"}, "no such schema"),
+        ({"type": "integer", "minimum": 4, "maximum": 3}, "no integer"),
+        ([], "is []"),
     ],
 )
 def test_what_a_schema_asks_for_and_cannot_have_is_named(value: Any, words: str) -> None:
     with pytest.raises(Refusal) as caught:
         schema(value)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("a^b", "anchor"),
+        ("a$b", "anchor"),
+        ("x(^a)", "anchor"),
+        (r"\A1\Z", "unknown escape"),
+        (r"\Qa\E", "unknown escape"),
+        (r"a\x00b", "NUL"),
+        (r"\0", "NUL"),
+        (r"\ud83d\udc4b", "surrogate"),
+        ("[^好]", "negated class"),
+    ],
+)
+def test_what_the_engine_would_misread_in_a_pattern_is_refused(pattern: str, words: str) -> None:
+    with pytest.raises(Refusal, match=words):
+        constraint_of(Guide(GuideKind.REGEX, pattern), (), endless=False)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^abc$", r"\^a\$", "[$^]", "[^a-z]", r"\d+\.\w\s\n", "a|b", r"\\A", r"[\]^]", r"\\0"]
+)
+def test_other_patterns_are_taken_as_they_are(pattern: str) -> None:
+    constraint = constraint_of(Guide(GuideKind.REGEX, pattern), (), endless=False)
+    assert constraint is not None
+    assert constraint.text == pattern
+
+
+@pytest.mark.parametrize("choices", [["\ud83d"], ["a\0b"]])
+def test_choices_that_cannot_be_matched_are_refused(choices: list[str]) -> None:
+    with pytest.raises(Refusal, match="cannot be matched"):
+        constraint_of(Guide(GuideKind.CHOICE, json.dumps(choices)), (), endless=False)

@@ -116,6 +116,18 @@ CASES = (
         {"stop_words": [str(number) for number in range(1025)]},
     ),
     Case("bad words too long", {"bad_words": text(b"x" * 17_000)}, ("bad_words", "17000", "16384")),
+    Case(
+        "beams without an end",
+        {"beam_width": number("INT32", 2), "ignore_eos": number("BOOL", True)},
+        ("beam_width", "ignore_eos"),
+        {"beam_width": 2, "ignore_eos": True},
+    ),
+    Case(
+        "beams with a penalty",
+        {"beam_width": number("INT32", 2), "presence_penalty": number("FP32", 1)},
+        ("beam_width", "presence_penalty"),
+        {"beam_width": 2, "presence_penalty": 1.0},
+    ),
     Case("bad word that is no text", {"bad_words": text(b"\xff")}, ("bad_words", "UTF-8", "0xff")),
     Case(
         "bias",

@@ -18,8 +18,8 @@ QUESTIONS = ("Sort: 9 3 7 1", "What is 37 + 58?", "Repeat: 你好 👋", "Count 
 
 
 def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
-    kinds = ["boolean", "null", "enum", "const", "integer", "bounded", "number", "string", "pattern", "anyOf"]
-    kind = rng.choice([*kinds, "array", "object"] if depth < 2 else kinds)
+    kinds = ["boolean", "null", "enum", "const", "integer", "bounded", "number", "string", "pattern", "anyOf", "format"]
+    kind = rng.choice([*kinds, "array", "tuple", "object"] if depth < 2 else kinds)
     if kind == "enum":
         return {"enum": rng.sample(["red", "green", 'a "quoted" \\ word', 1, None, "你好"], 3)}
     if kind == "const":
@@ -30,13 +30,18 @@ def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
     if kind == "string":
         return {"type": "string", "minLength": rng.randint(0, 2), "maxLength": rng.randint(2, 8)}
     if kind == "pattern":
-        return {"type": "string", "pattern": "^[a-c]{2}-[0-9]{1,3}$"}
+        return {"type": "string", "pattern": rng.choice(["^[a-c]{2}-[0-9]{1,3}$", "^(x|yz)$", r"^\w\.\d$"])}
+    if kind == "format":
+        return {"type": "string", "format": rng.choice(["date", "date-time", "uuid"])}
+    if kind == "tuple":
+        head = [random_schema(rng, depth + 1) for _ in range(2)]
+        return {"type": "array", "prefixItems": head, "items": {"type": "null"}, "minItems": rng.randint(0, 3)}
     if kind == "anyOf":
         return {"anyOf": [random_schema(rng, 2), random_schema(rng, 2)]}
     if kind == "array":
         return {"type": "array", "items": random_schema(rng, depth + 1), "minItems": 1, "maxItems": 3}
     if kind == "object":
-        names = [f"k{index}" for index in range(rng.randint(1, 3))]
+        names = [f'k"{index}\\n' for index in range(rng.randint(1, 3))]
         properties = {name: random_schema(rng, depth + 1) for name in names}
         return {
             "type": "object",
@@ -75,7 +80,7 @@ def guided_request(rng: random.Random) -> tuple[str, Any, Any]:
 
 def check(kind: str, spec: Any, text: str) -> None:
     if kind == "json_schema":
-        jsonschema.validate(json.loads(text), spec)
+        jsonschema.Draft202012Validator(spec, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
     elif kind == "choice":
         assert text in spec
     else:
@@ -132,6 +137,8 @@ BAD_GUIDES = (
     ({"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": "root ::= root"}, ("no text",)),
     ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": "{"}, ("JSON",)),
     ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"not": {}}'}, ("'not'", "#")),
+    ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"enum": []}'}, ("enum", "at least one")),
+    ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "a$b"}, ("anchor",)),
     ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": r"a\\[^b好]"}, ("negated class",)),
     ({"guided_decoding_guide_type": "choice", "guided_decoding_guide": "[]"}, ("choice",)),
     ({"guided_decoding_guide_type": "json", "guided_decoding_guide": "{}"}, ("json_schema",)),
@@ -174,3 +181,29 @@ def test_a_guide_that_explodes_holds_nobody_up(server: Server, raw: Raw, client:
     with pytest.raises(grpc.RpcError):
         list(waiting)
     assert client.generate(prompt=ask("Reverse: abc"), max_tokens=8).text == "cba"
+
+
+def test_a_schema_that_refers_to_itself(raw: Raw) -> None:
+    spec = {
+        "type": "object",
+        "properties": {
+            "v": {"type": "integer", "minimum": 0, "maximum": 9},
+            "n": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+        },
+        "required": ["v", "n"],
+        "additionalProperties": False,
+    }
+    stopped = 0
+    for seed in range(12):
+        answer = raw.one(
+            text_input=ask("Repeat: {}"),
+            max_tokens=300,
+            temperature=1.5,
+            seed=seed,
+            guided_decoding_guide_type="json_schema",
+            guided_decoding_guide=json.dumps(spec),
+        )
+        if answer["finish_reason"][0] == "stop":
+            stopped += 1
+            check("json_schema", spec, answer["text_output"][0])
+    assert stopped

@@ -17,6 +17,21 @@ def test_times_are_in_order(raw: Raw) -> None:
     assert answer["total_draft_tokens"][0] == answer["acceptance_rate"][0] == 0
 
 
+def test_times_are_true_for_an_answer_that_a_stop_word_ended(raw: Raw) -> None:
+    for values in ({}, {"num_return_sequences": 3}, {"stream": True}):
+        pieces = raw.stream(
+            text_input=ask("Count from 1 to 60."),
+            max_tokens=300,
+            stop_words=["9 10"],
+            return_perf_metrics=True,
+            **values,
+        )
+        times = [int(pieces[-1][name][0]) for name in TIMES]
+        assert times == sorted(times)
+        assert times[0] > 0
+        assert pieces[-1]["kv_cache_alloc_total_blocks"][0] > 0
+
+
 def test_times_come_with_the_last_piece_of_a_stream_and_only_if_asked_for(raw: Raw) -> None:
     pieces = raw.stream(text_input=ask("Count from 1 to 9."), max_tokens=60, stream=True, return_perf_metrics=True)
     assert [TIMES[0] in piece for piece in pieces] == [False] * (len(pieces) - 1) + [True]

@@ -79,6 +79,7 @@ class EngineRequest:
     """One prompt to continue. `key` is unique among all requests of an engine, `end_id` None never ends early.
 
     bad_strings: texts that must not come up in the answer. num_beams_returned: how many of the beams are wanted.
+    reports: whether times and cache come with every event, and not with the last one only.
     """
 
     key: int
@@ -90,6 +91,7 @@ class EngineRequest:
     bad_strings: tuple[str, ...] = ()
     log_probs: bool = False
     num_beams_returned: int = 1
+    reports: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class EngineEvent:
     """News of one request: further ids, the end id left out; at its end a finish reason, or an error.
 
     log_probs: natural logarithms, as long as ids, where the request asked for them. beams: of a beam search, which has
-    one event at its end, best first. times and cache come with the finish reason.
+    one event at its end, best first. times and cache, so far, come with the finish reason or where reports are wanted.
     """
 
     key: int

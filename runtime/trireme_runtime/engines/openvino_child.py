@@ -157,6 +157,8 @@ class Generator:
         for key, running in list(self._active.items()):
             event = self._news(running, now_ns)
             if event is not None:
+                if running.request.reports:
+                    event = self._with_report(running, event)
                 if event.is_last:
                     del self._active[key]
                     event = self._last_event(running, event)
@@ -192,9 +194,13 @@ class Generator:
 
     def _last_event(self, running: _Running, event: EngineEvent) -> EngineEvent:
         """`event` with what is told at the end of a request."""
-        tokens = len(running.request.input_ids) + max([len(running.ids), *(len(beam.ids) for beam in event.beams)])
         if self._cache:
             self._cache.release(running.request.key, running.ids)
+        return self._with_report(running, event)
+
+    @staticmethod
+    def _with_report(running: _Running, event: EngineEvent) -> EngineEvent:
+        tokens = len(running.request.input_ids) + max([len(running.ids), *(len(beam.ids) for beam in event.beams)])
         new_blocks = max(0, -(-tokens // BLOCK_TOKENS) - running.cache.reused_blocks)
         return replace(event, times=running.times, cache=replace(running.cache, new_blocks=new_blocks))
 

@@ -1,14 +1,7 @@
-"""What an answer must match, or must not contain, in the forms that OpenVINO GenAI's structured output takes.
-
-JSON is compact: without white space between its parts, and with at most 15 digits in a row, so that a small model does
-not lose itself in either. A JSON schema becomes a regular expression (outlines-core); a keyword that it does not
-enforce is refused by name.
-"""
+"""What an answer must match, or must not contain, in the forms that OpenVINO GenAI's structured output takes."""
 
 import json
 import re
-import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,53 +9,27 @@ from trireme_runtime.automaton import WordAutomaton
 from trireme_runtime.contract import invalid
 
 from .base import Guide, GuideKind
+from .json_grammar import JSON_OBJECT, escaped, quoted, schema_grammar
 
-#: RFC 8259, without white space between its parts.
-_JSON_OBJECT = r"""root ::= object
-value ::= object | array | string | number | "true" | "false" | "null"
-object ::= "{" (member ("," member)*)? "}"
-member ::= string ":" value
-array ::= "[" (value ("," value)*)? "]"
-string ::= "\"" ([^"\\\u0000-\u001f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F]))* "\""
-number ::= "-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})? ([eE] [+-]? [0-9]{1,2})?
-"""
-
-#: Keywords that say something about a schema and nothing about its values.
-_ANNOTATIONS = frozenset(
-    "$schema $id $anchor $comment $defs definitions title description default examples deprecated readOnly"
-    " writeOnly".split()
+#: What the engine takes for something else.
+_MISREAD = (
+    (
+        re.compile(r"\[\^(?:[^\]\\]|\\.)*?(?:[^\x00-\x7f]|\\[uU]|\\x[89a-fA-F])"),
+        "a negated class with a character beyond ASCII",
+    ),
+    (re.compile(r"\\u[dD][89a-fA-F]|\\u\{0*[dD][89a-fA-F]"), "a surrogate"),
+    (re.compile(r"\\x00|\\u0000|\\0|\\u\{0+\}|\x00"), "the character NUL"),
 )
 
-_KEYWORDS_OF_TYPE: Mapping[str, frozenset[str]] = {
-    "object": frozenset({"properties", "required", "additionalProperties", "minProperties", "maxProperties"}),
-    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
-    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
-    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
-    "number": frozenset(),
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-
-_BOUNDS = _KEYWORDS_OF_TYPE["integer"]
-
-#: Formats that become a pattern; others are annotations in JSON Schema, and refused here.
-_FORMATS = frozenset({"date-time", "date", "uuid"})
-
-#: Patterns that can match neither a quotation mark nor a backslash, which would have to be escaped within JSON.
-_PLAIN_PATTERN = re.compile(
-    r"\^?(?:[A-Za-z0-9 _:,;/@#%&=<>!~'-]|\\[dw.+*?()\[\]{}|/-]|[(){}|+*?]"
-    r"|\[(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|[A-Za-z0-9 _:,;/.+@]|\\[dw.-])+\])*\$?"
+#: Of a regular expression, besides. Escapes are classes, character codes or punctuation.
+_MISREAD_IN_REGEX = (
+    (re.compile(r"\\[^dDwWsSnrtfvxu\W_]"), "an unknown escape"),
+    (re.compile(r"(?!\A)(?<!\[)\^|\$(?!\Z)"), "an anchor in the middle"),
 )
 
-#: A negated class with a character beyond ASCII, which the engine takes for one without it.
-_FOREIGN_NEGATION = re.compile(r"(?<!\\)(?:\\\\)*\[\^(?:[^\]\\]|\\.)*?(?:[^\x00-\x7f]|\\[uU]|\\x[89a-fA-F])")
+_ESCAPED = re.compile(r"\\[^0uUxdDwWsSa-zA-Z]")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-#: Digits of a number: every integer of so many is exact in a double, too (RFC 7493, section 2.2).
-_MAX_DIGITS = 15
-_LARGEST = 10**_MAX_DIGITS - 1
-_INTEGER = f"-?(0|[1-9][0-9]{{0,{_MAX_DIGITS - 1}}})"
-_NUMBER = rf"{_INTEGER}(\.[0-9]{{1,{_MAX_DIGITS}}})?([eE][+-]?[0-9]{{1,2}})?"
+_SET = re.compile(r"\[(?:[^\]\\]|\\.)*\]")
 
 
 @dataclass(frozen=True)
@@ -81,14 +48,28 @@ def constraint_of(guide: Guide | None, bad_strings: tuple[str, ...], endless: bo
     if guide is None:
         return Constraint("grammar", grammar_without(bad_strings, endless)) if bad_strings else None
     if guide.kind is GuideKind.JSON:
-        return Constraint("grammar", _JSON_OBJECT)
+        return Constraint("grammar", JSON_OBJECT)
     if guide.kind is GuideKind.JSON_SCHEMA:
-        return _schema_constraint(guide.text)
+        try:
+            return Constraint("grammar", schema_grammar(_parsed(guide.text)))
+        except RecursionError:
+            raise invalid("guided_decoding_guide: the schema is nested too deeply") from None
     if guide.kind is GuideKind.CHOICE:
-        return Constraint("grammar", f"root ::= {' | '.join(map(_quoted, _choices(guide.text)))}\n")
-    if _FOREIGN_NEGATION.search(_QUOTED.sub("", guide.text) if guide.kind is GuideKind.GRAMMAR else guide.text):
-        raise invalid("guided_decoding_guide: a negated class holds a character beyond ASCII, which is not enforced")
-    return Constraint("regex" if guide.kind is GuideKind.REGEX else "grammar", guide.text)
+        return Constraint("grammar", f"root ::= {' | '.join(map(quoted, _choices(guide.text)))}\n")
+    if guide.kind is GuideKind.REGEX:
+        _refuse_misread(guide.text, _MISREAD)
+        # A character that is escaped, or in a set, is neither an anchor nor an escape.
+        _refuse_misread(_SET.sub("[]", _ESCAPED.sub("_", guide.text)), _MISREAD_IN_REGEX)
+        return Constraint("regex", guide.text)
+    _refuse_misread(_QUOTED.sub("", guide.text), _MISREAD)
+    _refuse_misread(guide.text, _MISREAD[1:])
+    return Constraint("grammar", guide.text)
+
+
+def _refuse_misread(text: str, misread: tuple[tuple["re.Pattern[str]", str], ...]) -> None:
+    for pattern, what in misread:
+        if pattern.search(re.sub(r"\\\\", "__", text)):
+            raise invalid(f"guided_decoding_guide: it holds {what}, which is not enforced")
 
 
 def _parsed(text: str) -> Any:
@@ -105,154 +86,6 @@ def _choices(text: str) -> list[str]:
     return choices
 
 
-def _escaped(character: str) -> str:
-    code = ord(character)
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + "".join(map(_escaped, text)) + '"'
-
-
-def _schema_constraint(text: str) -> Constraint:
-    from outlines_core import json_schema
-
-    schema = _parsed(text)
-    if not isinstance(schema, dict):
-        raise invalid("guided_decoding_guide: a JSON schema is a JSON object")
-    rewriter = _Rewriter()
-    try:
-        pattern = json_schema.build_regex_from_schema(json.dumps(rewriter.rewrite(schema, "#")), "")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise invalid(f"guided_decoding_guide: no usable JSON schema: {error}") from None
-    pattern = pattern.replace(json_schema.NUMBER, _NUMBER).replace(json_schema.INTEGER, _INTEGER)
-    for placeholder, integers in rewriter.patterns.items():
-        pattern = pattern.replace(f'"{placeholder}"', integers)
-    # The engine's regular expressions take no negated class that ends above 0x7f; JSON allows those characters.
-    return Constraint("regex", pattern.replace(r"\x7F-\x9F", r"\x7F"))
-
-
-class _Rewriter:
-    """Checks that every keyword of a schema is enforced, and takes bounds of integers out of it.
-
-    A bounded integer becomes a constant, the key in `patterns` of the regular expression to put in its place.
-    """
-
-    def __init__(self) -> None:
-        self.patterns: dict[str, str] = {}
-
-    def rewrite(self, schema: Any, path: str) -> Any:
-        """The schema as outlines-core enforces it; `path` says where it lies in the whole."""
-        if not isinstance(schema, dict):
-            raise invalid(f"guided_decoding_guide: {path} is {json.dumps(schema)[:40]}; an object is needed")
-        schema = {
-            **schema,
-            **{
-                key: {name: self.rewrite(value, f"{path}/{key}/{name}") for name, value in schema[key].items()}
-                for key in ("$defs", "definitions")
-                if isinstance(schema.get(key), dict)
-            },
-        }
-        keywords = schema.keys() - _ANNOTATIONS
-        for alone in ("$ref", "enum", "const", "anyOf", "oneOf"):
-            if alone in keywords:
-                self._refuse(
-                    keywords - {alone, *({"type"} if alone in ("enum", "const") else ())}, path, f"with {alone}"
-                )
-                if alone in ("anyOf", "oneOf"):
-                    options = [self.rewrite(s, f"{path}/{alone}/{i}") for i, s in enumerate(schema[alone])]
-                    # Which one matches is for the model to choose: oneOf is enforced as anyOf.
-                    return {**{k: v for k, v in schema.items() if k != alone}, "anyOf": options}
-                return schema
-        types = schema.get("type")
-        if types is None:
-            self._refuse(keywords, path, "without type")
-            return schema
-        allowed: set[str] = {"type"}
-        for kind in types if isinstance(types, list) else [types]:
-            if not isinstance(kind, str) or kind not in _KEYWORDS_OF_TYPE:
-                raise invalid(f"guided_decoding_guide: {path}/type is {json.dumps(kind)}; it is no JSON type")
-            allowed |= _KEYWORDS_OF_TYPE[kind]
-        self._refuse(keywords - allowed, path, f"of type {types if isinstance(types, str) else ' or '.join(types)}")
-        return self._typed(schema, path)
-
-    def _typed(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
-        if "format" in schema and schema["format"] not in _FORMATS:
-            raise invalid(
-                f"guided_decoding_guide: {path}/format is {json.dumps(schema['format'])}; "
-                f"enforced are {', '.join(sorted(_FORMATS))}"
-            )
-        if "pattern" in schema and schema.keys() & {"minLength", "maxLength", "format"}:
-            raise invalid(f"guided_decoding_guide: {path} has pattern and a length or format; one of them is enforced")
-        if not _PLAIN_PATTERN.fullmatch(schema.get("pattern", "")):
-            raise invalid(
-                f"guided_decoding_guide: {path}/pattern is {json.dumps(schema['pattern'])[:60]}; enforced are patterns "
-                "of letters, digits, groups, and classes that are not negated"
-            )
-        if schema.keys() & _BOUNDS:
-            return self._bounded(schema, path)
-        result = dict(schema)
-        if isinstance(schema.get("properties"), dict):
-            result["properties"] = {
-                name: self.rewrite(value, f"{path}/properties/{name}") for name, value in schema["properties"].items()
-            }
-        for key in ("items", "additionalProperties"):
-            if isinstance(schema.get(key), dict):
-                result[key] = self.rewrite(schema[key], f"{path}/{key}")
-        if isinstance(schema.get("prefixItems"), list):
-            result["prefixItems"] = [
-                self.rewrite(value, f"{path}/prefixItems/{i}") for i, value in enumerate(schema["prefixItems"])
-            ]
-        return result
-
-    def _bounded(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
-        if schema["type"] != "integer" or any(type(schema.get(key, 0)) is not int for key in _BOUNDS):
-            raise invalid(f"guided_decoding_guide: {path} has bounds; enforced are integers as bounds of type integer")
-        lowest = max(schema.get("minimum", -_LARGEST), schema.get("exclusiveMinimum", -_LARGEST - 1) + 1, -_LARGEST)
-        highest = min(schema.get("maximum", _LARGEST), schema.get("exclusiveMaximum", _LARGEST + 1) - 1, _LARGEST)
-        if lowest > highest:
-            raise invalid(f"guided_decoding_guide: {path}: no integer of at most {_MAX_DIGITS} digits is in its bounds")
-        placeholder = secrets.token_hex(16)
-        self.patterns[placeholder] = integers_between(lowest, highest)
-        return {"const": placeholder}
-
-    @staticmethod
-    def _refuse(keywords: set[str], path: str, where: str) -> None:
-        if keywords:
-            raise invalid(
-                f"guided_decoding_guide: the keyword {sorted(keywords)[0]!r} at {path} {where} is not enforced"
-            )
-
-
-def integers_between(lowest: int, highest: int) -> str:
-    """A regular expression of the integers from `lowest` to `highest`, without leading zeros."""
-    choices = []
-    if lowest < 0:
-        below = _naturals_between(max(1, -highest), -lowest)
-        choices.append(f"-({below})")
-    if highest >= 0:
-        choices.append(_naturals_between(max(0, lowest), highest))
-    return f"({'|'.join(choices)})"
-
-
-def _naturals_between(lowest: int, highest: int) -> str:
-    """The same for integers from 0 on: ranges in which the last digits are free."""
-    choices = []
-    while lowest <= highest:
-        # The largest power of ten by which the range can go on from `lowest` with any last digits.
-        free = 0
-        while lowest % 10 ** (free + 1) == 0 and lowest + 10 ** (free + 1) - 1 <= highest and lowest > 0:
-            free += 1
-        step = 10**free
-        head = lowest // step
-        last = min(head - head % 10 + 9, (highest + 1) // step - 1)
-        prefix = str(head)[:-1]
-        digits = f"[{head % 10}-{last % 10}]" if last > head else str(head % 10)
-        choices.append(prefix + digits + (f"[0-9]{{{free}}}" if free else ""))
-        lowest = (last + 1) * step
-    return "|".join(choices)
-
-
 def grammar_without(words: tuple[str, ...], endless: bool) -> str:
     """An EBNF grammar of all texts without any of `words` (non-empty): a rule for each state of the search for them.
 
@@ -267,7 +100,7 @@ def grammar_without(words: tuple[str, ...], endless: bool) -> str:
         targets: dict[int, str] = {}
         named = []
         for character, target in search.steps(state):
-            targets[target] = targets.get(target, "") + _escaped(character)
+            targets[target] = targets.get(target, "") + escaped(character)
             named.append(ord(character))
         choices = [] if endless else ['""']
         choices.append(f"{_all_but(named)} s0")
@@ -277,7 +110,7 @@ def grammar_without(words: tuple[str, ...], endless: bool) -> str:
 
 
 def _all_but(codes: list[int]) -> str:
-    """A class of all characters but these; not a negated one, see _FOREIGN_NEGATION.
+    """A class of all characters but these; not a negated one, which the engine knows for ASCII only.
 
     Surrogates stay in, though they are no characters: around a hole for them the engine finds no way on.
     """
@@ -285,6 +118,6 @@ def _all_but(codes: list[int]) -> str:
     start = 0
     for code in sorted({*codes, 0x110000}):
         if start < code:
-            ranges.append(f"{_escaped(chr(start))}-{_escaped(chr(code - 1))}")
+            ranges.append(f"{escaped(chr(start))}-{escaped(chr(code - 1))}")
         start = code + 1
     return f"[{''.join(ranges)}]"
