@@ -102,7 +102,7 @@ def _positive(config: dict[str, Any], key: str, default: int | None = None) -> i
 
 
 def _number(config: dict[str, Any], key: str, default: float | None = None) -> float:
-    value = config.get(key, default)
+    value: Any = config.get(key, default)
     if type(value) not in (int, float) or not value > 0:
         raise CheckpointError(f"config.json: {key} is {value!r}; a number above 0 is needed")
     return float(value)

@@ -205,6 +205,7 @@ def test_what_a_schema_asks_for_and_cannot_have_is_named(value: Any, words: str)
         (r"\Qa\E", "unknown escape"),
         (r"a\x00b", "NUL"),
         (r"\0", "NUL"),
+        ("[[:alpha:]]+", "class by name"),
         (r"\ud83d\udc4b", "surrogate"),
         ("[^好]", "negated class"),
     ],

@@ -17,6 +17,7 @@ _MISREAD = (
         re.compile(r"\[\^(?:[^\]\\]|\\.)*?(?:[^\x00-\x7f]|\\[uU]|\\x[89a-fA-F])"),
         "a negated class with a character beyond ASCII",
     ),
+    (re.compile(r"\[:\w+:\]"), "a class by name"),
     (re.compile(r"\\u[dD][89a-fA-F]|\\u\{0*[dD][89a-fA-F]"), "a surrogate"),
     (re.compile(r"\\x00|\\u0000|\\0|\\u\{0+\}|\x00"), "the character NUL"),
 )
@@ -62,7 +63,7 @@ def constraint_of(guide: Guide | None, bad_strings: tuple[str, ...], endless: bo
         _refuse_misread(_SET.sub("[]", _ESCAPED.sub("_", guide.text)), _MISREAD_IN_REGEX)
         return Constraint("regex", guide.text)
     _refuse_misread(_QUOTED.sub("", guide.text), _MISREAD)
-    _refuse_misread(guide.text, _MISREAD[1:])
+    _refuse_misread(guide.text, _MISREAD[2:])
     return Constraint("grammar", guide.text)
 
 
