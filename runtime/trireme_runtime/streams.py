@@ -6,81 +6,22 @@ load a message holds several tokens and the number of messages stays what the se
 
 import contextlib
 import itertools
-import math
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
+from .answers import RunningAnswer, RunningSequence, Sink
 from .automaton import WordAutomaton
-from .contract import Code, FinishReason, Refusal
+from .contract import Code, Refusal
 from .detokenizing import Detokenizer
-from .engines.base import CacheUse, Engine, EngineDied, EngineEvent, EngineRequest, EngineTimes, check_request
+from .engines.base import Engine, EngineDied, EngineEvent, EngineRequest, check_request
 from .requests import GenerationRequest
 from .stopping import StopMatcher
 
 #: How long to wait, at most, before a dead engine is started once more.
 MAX_RESTART_DELAY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Ids of one sequence of an answer.
-
-    window_ids: ids sent before, from a character boundary, for stateless detokenization. log_probs: of those of
-    output_ids that were generated, where asked for; cum_log_prob: of the whole sequence so far. finish_reason is None
-    until the last piece.
-    """
-
-    sequence_index: int
-    window_ids: list[int]
-    output_ids: list[int]
-    log_probs: list[float] | None = None
-    cum_log_prob: float = 0.0
-    finish_reason: FinishReason | None = None
-    stop_reason: str = ""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What is told at the end of an answer. Times in ns of time.monotonic_ns()."""
-
-    arrival_ns: int
-    first_scheduled_ns: int
-    first_token_ns: int
-    last_token_ns: int
-    cache: CacheUse
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What is sent to one client: one piece while streaming, else one of each sequence.
-
-    The counts are those of the whole answer so far, all its num_sequences together. metrics come with the last chunk,
-    where asked for.
-    """
-
-    stream_key: int
-    num_sequences: int
-    pieces: list[Piece]
-    num_input_tokens: int
-    num_output_tokens: int
-    metrics: Metrics | None = None
-
-
-class Sink(Protocol):
-    """Where a stream's chunks go; called from the sender thread only."""
-
-    def send(self, chunk: Chunk, final: bool) -> None:
-        """Send a chunk; with `final` nothing follows."""
-
-    def fail(self, refusal: Refusal) -> None:
-        """End with an error."""
-
-    def is_cancelled(self) -> bool:
-        """Whether the client has gone away."""
 
 
 class Observer(Protocol):
@@ -102,150 +43,6 @@ class Observer(Protocol):
         """A chunk could not be sent; its stream is cancelled."""
 
 
-class _Sequence:
-    """One sequence of an answer. Guarded by the router's lock."""
-
-    def __init__(self, index: int, request: GenerationRequest, matcher: StopMatcher | None) -> None:
-        self.index = index
-        self.matcher = matcher
-        self.ids: list[int] = list(request.input_ids) if request.echo else []
-        self.echoed = len(self.ids)
-        self.log_probs: list[float] | None = [] if request.log_probs else None
-        self.generated = 0
-        self.sent = 0
-        self.releasable = 0
-        self.finish_reason: FinishReason | None = None
-        self.stop_reason = ""
-        self.last_sent = False
-
-    @property
-    def done(self) -> bool:
-        return self.finish_reason is not None
-
-    @property
-    def wants_sending(self) -> bool:
-        return not self.last_sent and (self.done or self.releasable > self.sent)
-
-    def take(self, ids: Sequence[int], log_probs: Sequence[float], finish_reason: FinishReason | None) -> bool:
-        """Note further ids; True if a stop string became complete in them."""
-        ids = list(ids)
-        self.finish_reason = finish_reason
-        hit = self.matcher.feed(ids) if self.matcher and ids else None
-        if hit is not None:
-            ids = ids[: hit.ids_used - self.generated]
-            self.finish_reason, self.stop_reason = FinishReason.STOP, hit.stop
-        self.ids += ids
-        self.generated += len(ids)
-        if self.log_probs is not None:
-            self.log_probs += log_probs[: len(ids)]
-        held_back = self.generated - self.matcher.releasable if self.matcher and not self.done else 0
-        self.releasable = len(self.ids) - held_back
-        return hit is not None
-
-    def piece(self, detokenizer: Detokenizer) -> Piece:
-        """What is new and may be sent; it counts as sent from now on."""
-        start = detokenizer.window_start(self.ids, self.sent)
-        piece = Piece(
-            sequence_index=self.index,
-            window_ids=self.ids[start : self.sent],
-            output_ids=self.ids[self.sent : self.releasable],
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
-        )
-        if self.log_probs is not None:
-            released = self.releasable - self.echoed
-            piece = replace(
-                piece,
-                log_probs=self.log_probs[max(0, self.sent - self.echoed) : max(0, released)],
-                cum_log_prob=math.fsum(self.log_probs[: max(0, released)]),
-            )
-        self.sent = self.releasable
-        self.last_sent = self.done
-        return piece
-
-
-class _Stream:
-    """What is known of one running generation. Guarded by the router's lock."""
-
-    def __init__(
-        self, key: int, request_id: str, request: GenerationRequest, sink: Sink, sequences: list[_Sequence]
-    ) -> None:
-        self.key = key
-        self.request_id = request_id
-        self.request = request
-        self.sink = sink
-        self.sequences = sequences
-        self.arrival_ns = time.monotonic_ns()
-        self.error: Refusal | None = None
-        self.queued = False
-        #: By the engine's key: the latest report of each request.
-        self.times: dict[int, EngineTimes] = {}
-        self.caches: dict[int, CacheUse] = {}
-
-    @property
-    def done(self) -> bool:
-        return self.error is not None or all(sequence.done for sequence in self.sequences)
-
-    @property
-    def wants_sending(self) -> bool:
-        return self.done or (self.request.streaming and any(sequence.wants_sending for sequence in self.sequences))
-
-    @property
-    def generated(self) -> int:
-        return sum(sequence.generated for sequence in self.sequences)
-
-    def take(self, sequence: _Sequence, event: EngineEvent) -> bool:
-        """Note the news of a sequence; True if the engine should stop because a stop string is complete."""
-        if event.error is not None:
-            self.error = event.error
-            return False
-        if event.times is not None and event.cache is not None:
-            self.times[event.key] = event.times
-            self.caches[event.key] = event.cache
-        if event.beams:
-            for beam_sequence, beam in zip(self.sequences, event.beams, strict=True):
-                beam_sequence.take(beam.ids, beam.log_probs, beam.finish_reason)
-            return False
-        if event.is_last and self.request.sampling.beam_width > 1:
-            # A beam search that was cancelled has no beams.
-            for beam_sequence in self.sequences:
-                beam_sequence.take((), (), event.finish_reason)
-            return False
-        return sequence.take(event.ids, event.log_probs, event.finish_reason) and not event.is_last
-
-    def chunk(self, detokenizer: Detokenizer) -> tuple[Chunk, bool]:
-        """What to send now, and whether nothing follows."""
-        if self.request.streaming:
-            # The one that was sent the least first, so that all come on.
-            waiting = [sequence for sequence in self.sequences if sequence.wants_sending]
-            pieces = [min(waiting, key=lambda sequence: sequence.sent).piece(detokenizer)]
-        else:
-            pieces = [sequence.piece(detokenizer) for sequence in self.sequences]
-        final = self.done and not any(sequence.wants_sending for sequence in self.sequences)
-        chunk = Chunk(
-            stream_key=self.key,
-            num_sequences=len(self.sequences),
-            pieces=pieces,
-            num_input_tokens=len(self.request.input_ids),
-            num_output_tokens=sum(max(0, sequence.sent - sequence.echoed) for sequence in self.sequences),
-            metrics=self._metrics() if final and self.request.perf_metrics else None,
-        )
-        return chunk, final
-
-    def _metrics(self) -> Metrics:
-        def earliest(times: list[int]) -> int:
-            return min(filter(None, times), default=0)
-
-        return Metrics(
-            arrival_ns=self.arrival_ns,
-            first_scheduled_ns=earliest([times.first_scheduled_ns for times in self.times.values()]),
-            first_token_ns=earliest([times.first_token_ns for times in self.times.values()]),
-            last_token_ns=max((times.last_token_ns for times in self.times.values()), default=0),
-            # Of the first sequence: it is the one that shows what was there before this request.
-            cache=self.caches[min(self.caches)] if self.caches else CacheUse(),
-        )
-
-
 class StreamRouter:
     """Runs generations on an engine and hands their ids to sinks.
 
@@ -260,10 +57,10 @@ class StreamRouter:
         self._detokenizer = detokenizer
         self._observer = observer
         self._keys = itertools.count(1)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
-        self._sequences: dict[int, tuple[_Stream, _Sequence]] = {}
-        self._ready: deque[_Stream] = deque()
+        self._sequences: dict[int, tuple[RunningAnswer, RunningSequence]] = {}
+        self._ready: deque[RunningAnswer] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._lost: EngineDied | None = None
@@ -306,10 +103,10 @@ class StreamRouter:
             check_request(engine_request, self._engine.limits)
         stops = WordAutomaton(request.stop_strings) if request.stop_strings else None
         sequences = [
-            _Sequence(index, request, StopMatcher(stops, self._detokenizer) if stops else None)
+            RunningSequence(index, request, StopMatcher(stops, self._detokenizer) if stops else None)
             for index in range(request.num_sequences)
         ]
-        stream = _Stream(engine_requests[0].key, request_id, request, sink, sequences)
+        stream = RunningAnswer(engine_requests[0].key, request_id, request, sink, sequences)
         with self._changed:
             if self._lost is not None:
                 raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {self._lost}")
@@ -344,7 +141,7 @@ class StreamRouter:
             for index in range(1 if beams else request.num_sequences)
         ]
 
-    def _take_back(self, stream: _Stream, submitted: list[EngineRequest], error: Exception) -> None:
+    def _take_back(self, stream: RunningAnswer, submitted: list[EngineRequest], error: Exception) -> None:
         """A part of a generation was not taken: end it as a whole. Raises Refusal unless it was ended already."""
         with self._changed:
             if self._streams.get(stream.key) is not stream or stream.done:
@@ -358,7 +155,7 @@ class StreamRouter:
             raise error
         raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {error}") from error
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: RunningAnswer) -> None:
         """Drop all that is known of a generation; with the lock held."""
         self._streams.pop(stream.key, None)
         for key in [key for key, (owner, _) in self._sequences.items() if owner is stream]:
@@ -395,7 +192,7 @@ class StreamRouter:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _queue(self, stream: _Stream) -> None:
+    def _queue(self, stream: RunningAnswer) -> None:
         if stream.wants_sending and not stream.queued:
             stream.queued = True
             self._ready.append(stream)

@@ -8,8 +8,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
-from .streams import Chunk, Metrics
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
 _TRITON_CODES = {

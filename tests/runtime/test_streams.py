@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from support import wait_for
+from trireme_runtime.answers import Chunk
 from trireme_runtime.contract import Code, FinishReason, Refusal
 from trireme_runtime.detokenizing import Detokenizer
 from trireme_runtime.engines.base import Beam, EngineDied, EngineEvent, EngineLimits, EngineRequest, Sampling
 from trireme_runtime.requests import GenerationRequest
-from trireme_runtime.streams import Chunk, StreamRouter
+from trireme_runtime.streams import StreamRouter
 
 
 class DrivenEngine:

@@ -5,13 +5,14 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .. import triton
+from ..answers import Chunk
 from ..contract import Code, Refusal, invalid
 from ..detokenizing import Detokenizer
 from ..engines import load_engine
 from ..engines.base import Engine, EngineSettings
 from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, parse_generation
-from ..streams import Chunk, StreamRouter
+from ..streams import StreamRouter
 from ..tokenizing import load_tokenizer
 
 
