@@ -8,7 +8,6 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from support import CHECKPOINT, ROOT
-from trireme_ops.embedded import CALLS_BETWEEN_MODELS
 from trireme_runtime.contract import SIGNATURES, Tensor
 from trireme_runtime.manifest import verify_manifest
 
@@ -81,12 +80,6 @@ def test_sampling_and_stop_tensors_stay_out_of_the_batched_step(name: str) -> No
     (step,) = (s for s in parse(BY_NAME[name]).ensemble_scheduling.step if s.model_name == "preprocessing")
     assert parse(BY_NAME["preprocessing"]).HasField("dynamic_batching")
     assert step.input_map.keys() <= {"QUERY", "MESSAGES", "CHAT_TEMPLATE_KWARGS", "REQUEST_OUTPUT_LEN"}
-
-
-def test_more_calls_between_models_are_possible_than_unary_requests_are_taken() -> None:
-    """What is given up can be stopped also when all of them are under way."""
-    taken = int(parse(BY_NAME["ensemble_unary"]).parameters["max_in_flight"].string_value)
-    assert taken < CALLS_BETWEEN_MODELS
 
 
 def test_chunks_of_a_stream_cannot_overtake_each_other_or_vanish() -> None:

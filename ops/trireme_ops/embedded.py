@@ -21,10 +21,6 @@ GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
 
 ADDRESS = "127.0.0.1"
 
-#: How many requests a Python model may have under way in other models; the backend keeps a thread for each. More than
-#: `ensemble_unary` takes at once, so that what is given up can always be stopped.
-CALLS_BETWEEN_MODELS = 288
-
 _STUB = "triton_python_backend_stub"
 
 
@@ -70,7 +66,7 @@ def _backend_directory(state: Path) -> Path:
     return target
 
 
-def environment() -> dict[str, str]:
+def environment(ports: Ports) -> dict[str, str]:
     """The environment for the server: this interpreter's libraries first, nothing fetched, nothing written."""
     libraries = [str(libpython().parent), str(wheel_folder().parents[1] / "nvidia_pytriton.libs")]
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
@@ -79,6 +75,9 @@ def environment() -> dict[str, str]:
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     env["HF_HUB_OFFLINE"] = "1"
     env["TOKENIZERS_PARALLELISM"] = "false"
+    # Where `ensemble_unary` finds the ensemble; never by way of a proxy.
+    env["TRIREME_GRPC"] = f"{ADDRESS}:{ports.grpc}"
+    env["no_grpc_proxy"] = ADDRESS
     if sys.prefix != sys.base_prefix:
         env["VIRTUAL_ENV"] = sys.prefix
     return env
@@ -92,7 +91,6 @@ def command(layout: Layout, ports: Ports, shm_prefix: str, exit_timeout_s: int) 
         *(f"--model-repository={repository}" for repository in layout.repositories),
         f"--backend-directory={_backend_directory(layout.state)}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--backend-config=python,thread-pool-size={CALLS_BETWEEN_MODELS}",
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         "--load-model=*",

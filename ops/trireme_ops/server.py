@@ -55,7 +55,7 @@ class EmbeddedServer:
         except OSError as error:
             raise OperatorError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
         with log:
-            self._process = processes.start_session(command, embedded.environment(), log)
+            self._process = processes.start_session(command, embedded.environment(self.ports), log)
         self._guardian = subprocess.Popen(
             [sys.executable, "-m", "trireme_ops.guardian", str(self._process.pid), self._shm_prefix],
             stdin=subprocess.PIPE,

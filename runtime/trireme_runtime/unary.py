@@ -1,21 +1,38 @@
 """One answer for each request, from a decoupled ensemble. Importable inside a stub only.
 
-A model that is not decoupled may still keep the response sender of a request and answer from a thread, so that as many
-requests are under way as there are threads; they wait, and cost next to nothing.
+A model that is not decoupled may keep the response sender of a request and answer later, so that any number of requests
+is under way at once. They go to the ensemble as any client's do, through the server's own gRPC endpoint: calls between
+models take a thread each, and from many threads at once they corrupt the stub's memory (Triton 2.51).
 """
 
+import asyncio
+import contextlib
+import os
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import (
+    deserialize_bytes_tensor,
+    np_to_triton_dtype,
+    serialize_byte_tensor,
+    triton_to_np_dtype,
+)
 
 from . import triton
 from .contract import Code, Refusal, invalid, parse_refusal
 
-#: How often to look whether clients have gone away.
+#: Where the server's gRPC endpoint is, host:port.
+ADDRESS_VARIABLE = "TRIREME_GRPC"
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+#: How often to look whether a client has gone away.
 _CANCELLATION_POLL_S = 0.05
 
 
@@ -28,97 +45,104 @@ class UnaryFront:
     def __init__(self, ensemble: str, engine_model: str, max_in_flight: int) -> None:
         self._ensemble = ensemble
         self._engine_model = engine_model
-        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="unary")
-        self._running: dict[str, Any] = {}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._watcher = threading.Thread(target=self._watch, name="unary-cancellations", daemon=True)
-        self._watcher.start()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="unary", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._connect(max_in_flight), self._loop).result()
+
+    async def _connect(self, max_in_flight: int) -> None:
+        self._free = asyncio.Semaphore(max_in_flight)
+        address = os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
+        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._channel = grpc.aio.insecure_channel(address, options=unlimited)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def take(self, request: Any) -> None:
-        """Answer a request later, from a thread."""
+        """Answer a request later. For the thread that `execute` runs in."""
         sender = request.get_response_sender()
         try:
             triton.refuse_parameters(request)
-            if any(tensor.name() == "stream" and tensor.as_numpy().any() for tensor in request.inputs()):
+            tensors = triton.tensors_of(request)
+            if "stream" in tensors and tensors["stream"].any():
                 raise invalid(f"stream is True; this model gives one answer: call {self._ensemble}")
+            # The client's own id may be in use; under this one nobody else can stop the request.
+            message = self._message(self._ensemble, uuid.uuid4().hex, tensors)
+            for name in request.requested_output_names():
+                message.outputs.add(name=name)
         except Exception as error:
-            self._send(sender, triton.error_response(triton.as_refusal(error)))
+            _send(sender, triton.error_response(triton.as_refusal(error)))
             return
-        self._pool.submit(self._run, request, sender)
+        asyncio.run_coroutine_threadsafe(self._answer(message, sender), self._loop)
 
-    def _run(self, request: Any, sender: Any) -> None:
-        # The client's own id may be in use; under this one nobody else can stop the request.
-        request_id = uuid.uuid4().hex
-        with self._changed:
-            self._running[request_id] = sender
-            self._changed.notify()
+    @staticmethod
+    def _message(model: str, request_id: str, tensors: dict[str, Any]) -> Any:
+        message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+        for name, values in tensors.items():
+            dtype = np_to_triton_dtype(values.dtype)
+            message.inputs.add(name=name, datatype=dtype, shape=values.shape)
+            raw = serialize_byte_tensor(values).item() if dtype == "BYTES" and values.size else values.tobytes()
+            message.raw_input_contents.append(raw if values.size else b"")
+        return message
+
+    async def _answer(self, message: Any, sender: Any) -> None:
+        watcher = asyncio.create_task(self._stop_when_given_up(message.id, sender))
         try:
-            response = self._infer(request, request_id)
+            async with self._free:
+                if sender.is_cancelled():
+                    raise Refusal(Code.CANCELLED, "the client has gone away")
+                outputs = [response async for response in self._responses(message) if response.outputs]
+            response = triton.response(*(_tensors_of(outputs[-1]) if outputs else ()))
         except Exception as error:
             response = triton.error_response(triton.as_refusal(error))
         finally:
-            with self._changed:
-                del self._running[request_id]
-        self._send(sender, response)
+            watcher.cancel()
+        with contextlib.suppress(Exception):
+            _send(sender, response)
 
-    def _infer(self, request: Any, request_id: str) -> Any:
-        if request.is_cancelled():
-            raise Refusal(Code.CANCELLED, "the client has gone away")
-        inner = pb_utils.InferenceRequest(
-            request_id=request_id,
-            model_name=self._ensemble,
-            requested_output_names=list(request.requested_output_names()),
-            inputs=request.inputs(),
-        )
-        outputs: list[Any] = []
-        for response in _responses(inner):
-            if response.has_error():
-                raise _refusal_of(response.error().message())
-            outputs = response.output_tensors() or outputs
-        return triton.response(*outputs)
+    async def _responses(self, message: Any) -> AsyncIterator[Any]:
+        """The responses to a request. Raises the Refusal that comes instead."""
 
-    @staticmethod
-    def _send(sender: Any, response: Any) -> None:
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        async def requests() -> AsyncIterator[Any]:
+            yield message
 
-    def _watch(self) -> None:
+        try:
+            async for response in self._stub.ModelStreamInfer(requests()):
+                if response.error_message:
+                    raise _refusal_of(response.error_message)
+                yield response.infer_response
+        except grpc.RpcError as error:
+            raise Refusal(Code.UNAVAILABLE, f"the server does not answer itself: {error.details()}") from error
+
+    async def _stop_when_given_up(self, request_id: str, sender: Any) -> None:
+        """Until it is cancelled: before the request reaches the engine, there is nothing to stop."""
+        stop = self._message(self._engine_model, request_id, {"stop": np.array([[True]])})
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._running)
-                if self._closing:
-                    return
-                gone = [request_id for request_id, sender in self._running.items() if sender.is_cancelled()]
-                self._changed.wait_for(lambda: self._closing, timeout=_CANCELLATION_POLL_S)
-            for request_id in gone:
-                # Until it has ended: before it reaches the engine, there is nothing to stop.
-                self._stop(request_id)
-
-    def _stop(self, request_id: str) -> None:
-        inputs = [pb_utils.Tensor("stop", np.array([[True]]))]
-        stop = pb_utils.InferenceRequest(
-            request_id=request_id, model_name=self._engine_model, requested_output_names=[], inputs=inputs
-        )
-        for response in _responses(stop):
-            refusal = parse_refusal(response.error().message()) if response.has_error() else None
-            if refusal is not None and refusal.code is not Code.NOT_FOUND:
-                pb_utils.Logger.log_error(f"stopping a request failed: {refusal}")
+            await asyncio.sleep(_CANCELLATION_POLL_S)
+            if sender.is_cancelled():
+                with contextlib.suppress(Refusal):
+                    async for _ in self._responses(stop):
+                        pass
 
     def close(self) -> None:
-        """End the threads; requests that run come to their end first."""
-        self._pool.shutdown(wait=True)
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._watcher.join(timeout=10)
+        """End the thread."""
+        asyncio.run_coroutine_threadsafe(self._channel.close(None), self._loop).result(timeout=5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
 
 
-def _responses(request: Any) -> Any:
-    """The responses of a decoupled model, an error instead of the exception where it cannot be called."""
-    try:
-        yield from request.exec(decoupled=True)
-    except pb_utils.TritonModelException as error:
-        yield triton.error_response(_refusal_of(str(error)))
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _tensors_of(inference: Any) -> list[Any]:
+    tensors = []
+    for tensor, raw in zip(inference.outputs, inference.raw_output_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            values = np.array(deserialize_bytes_tensor(raw), dtype=object)
+        else:
+            values = np.frombuffer(raw, dtype=triton_to_np_dtype(tensor.datatype))
+        tensors.append(pb_utils.Tensor(tensor.name, values.reshape(tensor.shape)))
+    return tensors
 
 
 def _refusal_of(message: str) -> Refusal:
