@@ -49,7 +49,7 @@ serve: setup ## Start a real Triton server on the model repository; ARGS="--http
 test: setup-dev ## The whole suite against a real server; ARGS="-k streaming" for a part of it
 	@$(VENV)/bin/python -m pytest -m "not torch" $(ARGS)
 
-test-long: setup-dev ## The suite with many more examples and rounds (about 20 minutes)
+test-long: setup-dev ## The suite with many more examples and rounds
 	@TRIREME_LONG=1 $(VENV)/bin/python -m pytest -m "not torch" -o timeout=1800 $(ARGS)
 
 test-build: setup-build ## The tests that need torch, in an environment of their own
