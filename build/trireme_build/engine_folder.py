@@ -98,8 +98,10 @@ def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any],
         checker = staging / GRAMMAR_CHECKER
         checker.mkdir()
         write_hollow_model(checkpoint, checker)
+        write_vocabulary(checkpoint, vocab_size, staging)
+        for path in staging.glob("openvino_*tokenizer.*"):
+            shutil.copyfile(path, checker / path.name)
         for folder in (staging, checker):
-            write_vocabulary(checkpoint, vocab_size, folder)
             for name in _COPIED:
                 if (checkpoint / name).is_file():
                     shutil.copyfile(checkpoint / name, folder / name)

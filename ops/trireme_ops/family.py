@@ -154,8 +154,6 @@ def families(layout: Layout) -> list[str]:
 
 def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]]:
     """The context in tokens, and what a manifest says of the source."""
-    import jinja2
-
     from trireme_build.checkpoint import CheckpointError, LlamaShape, check_weights, read_config
     from trireme_build.engine_folder import source_of
     from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
@@ -170,16 +168,21 @@ def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]
             raise CheckpointError(
                 f"{checkpoint}: the tokenizer has {len(tokenizer)} ids, config.json says {shape.vocab_size}"
             )
-        if tokenizer.chat_template:
-            jinja2.Environment().parse(tokenizer.chat_template)
+        _check_chat_template(tokenizer.chat_template)
         return shape.max_positions, source_of(checkpoint, root)
-    except jinja2.TemplateSyntaxError as error:
-        # The template's own extensions are unknown here; a syntax error that they explain is left to the first request.
-        if "unknown tag" in str(error):
-            return shape.max_positions, source_of(checkpoint, root)
-        raise OperatorError(f"the checkpoint cannot be served: its chat template: {error}") from error
     except (CheckpointError, TokenizerError, KeyError) as error:
         raise OperatorError(f"the checkpoint cannot be served: {error}") from error
+
+
+def _check_chat_template(template: str | None) -> None:
+    import jinja2
+
+    try:
+        jinja2.Environment().parse(template or "")
+    except jinja2.TemplateSyntaxError as error:
+        # Tags of transformers' own are unknown here; what is wrong with them shows at the first request.
+        if "unknown tag" not in str(error):
+            raise OperatorError(f"the checkpoint cannot be served: its chat template: {error}") from error
 
 
 def _write_config(original: Path, target: Path, spec: FamilySpec) -> None:
