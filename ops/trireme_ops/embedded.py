@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from trireme_runtime.shared_state import PREFIX_VARIABLE
+
 from .errors import OperatorError
 from .layout import Layout
 
@@ -66,7 +68,7 @@ def _backend_directory(state: Path) -> Path:
     return target
 
 
-def environment(ports: Ports) -> dict[str, str]:
+def environment(ports: Ports, shm_prefix: str) -> dict[str, str]:
     """The environment for the server: this interpreter's libraries first, nothing fetched, nothing written."""
     libraries = [str(libpython().parent), str(wheel_folder().parents[1] / "nvidia_pytriton.libs")]
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
@@ -77,6 +79,7 @@ def environment(ports: Ports) -> dict[str, str]:
     env["TOKENIZERS_PARALLELISM"] = "false"
     # Where `ensemble_unary` finds the ensemble; never by way of a proxy.
     env["TRIREME_GRPC"] = f"{ADDRESS}:{ports.grpc}"
+    env[PREFIX_VARIABLE] = shm_prefix
     env["no_grpc_proxy"] = ADDRESS
     if sys.prefix != sys.base_prefix:
         env["VIRTUAL_ENV"] = sys.prefix

@@ -42,13 +42,28 @@ _MODELS = {
 }
 
 #: Parameters of the engine model's configuration that a family may have values of its own for.
-SETTINGS = ("max_num_sequences", "max_num_tokens", "max_tokens_in_paged_kv_cache", "enable_kv_cache_reuse")
+SETTINGS = (
+    "max_num_sequences",
+    "max_num_tokens",
+    "max_tokens_in_paged_kv_cache",
+    "enable_kv_cache_reuse",
+    "kv_cache_overcommit",
+    "max_queue_size",
+    "max_queue_tokens",
+    "max_queue_delay_ms",
+    "engine_hang_timeout_ms",
+)
 
 #: Of those that are numbers: the lowest and the highest value that makes sense.
 _LIMITS = {
     "max_num_sequences": (1, 1024),
     "max_num_tokens": (1, 65_536),
     "max_tokens_in_paged_kv_cache": (128, 16_777_216),
+    "kv_cache_overcommit": (1, 1024),
+    "max_queue_size": (1, 65_536),
+    "max_queue_tokens": (1, 1_073_741_824),
+    "max_queue_delay_ms": (1, 3_600_000),
+    "engine_hang_timeout_ms": (1000, 3_600_000),
 }
 
 

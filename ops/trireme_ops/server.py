@@ -55,7 +55,7 @@ class EmbeddedServer:
         except OSError as error:
             raise OperatorError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
         with log:
-            self._process = processes.start_session(command, embedded.environment(self.ports), log)
+            self._process = processes.start_session(command, embedded.environment(self.ports, self._shm_prefix), log)
         self._guardian = subprocess.Popen(
             [sys.executable, "-m", "trireme_ops.guardian", str(self._process.pid), self._shm_prefix],
             stdin=subprocess.PIPE,
@@ -140,7 +140,11 @@ class EmbeddedServer:
         with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.metrics}/metrics", timeout=10) as answer:
             lines = answer.read().decode("utf-8").splitlines()
         values = [line.rpartition(" ") for line in lines if not line.startswith("#")]
-        running = sum(float(value) for name, _, value in values if name.startswith("trireme_requests_running"))
+        running = sum(
+            float(value)
+            for name, _, value in values
+            if name.startswith(("trireme_requests_running", "trireme_requests_waiting"))
+        )
         executions = sum(float(value) for name, _, value in values if name.startswith("nv_inference_exec_count"))
         return running, executions
 

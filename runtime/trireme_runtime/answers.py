@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from .contract import FinishReason, Refusal
 from .detokenizing import Detokenizer
-from .engines.base import CacheUse, EngineEvent, EngineTimes
+from .engines.base import CacheUse, EngineEvent, EngineRequest, EngineTimes
 from .requests import GenerationRequest
 from .stopping import StopMatcher
 
@@ -58,6 +59,16 @@ class Chunk:
     metrics: Metrics | None = None
 
 
+class CancelCause(str, Enum):
+    """Why a generation was cancelled."""
+
+    CLIENT = "client"
+    STOP = "stop"
+    DEADLINE = "deadline"
+    PRIORITY = "priority"
+    SEND_FAILED = "send_failed"
+
+
 class Sink(Protocol):
     """Where a stream's chunks go; called from the sender thread only."""
 
@@ -80,16 +91,27 @@ class RunningSequence:
         self.ids: list[int] = list(request.input_ids) if request.echo else []
         self.echoed = len(self.ids)
         self.log_probs: list[float] | None = [] if request.log_probs else None
-        self.generated = 0
         self.sent = 0
-        self.releasable = 0
+        #: How many of the last ids could still become part of a stop string.
+        self.held = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason = ""
         self.last_sent = False
+        self.last_token_s = 0.0
+        self._cum_log_prob = 0.0
 
     @property
     def done(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def generated(self) -> int:
+        return len(self.ids) - self.echoed
+
+    @property
+    def releasable(self) -> int:
+        """How many ids may be sent, those that were included."""
+        return len(self.ids) - self.held
 
     @property
     def wants_sending(self) -> bool:
@@ -97,56 +119,67 @@ class RunningSequence:
 
     def take(self, ids: Sequence[int], log_probs: Sequence[float], finish_reason: FinishReason | None) -> bool:
         """Note further ids; True if a stop string became complete in them."""
-        ids = list(ids)
         self.finish_reason = finish_reason
         hit = self.matcher.feed(ids) if self.matcher and ids else None
         if hit is not None:
             ids = ids[: hit.ids_used - self.generated]
             self.finish_reason, self.stop_reason = FinishReason.STOP, hit.stop
         self.ids += ids
-        self.generated += len(ids)
         if self.log_probs is not None:
             self.log_probs += log_probs[: len(ids)]
-        held_back = self.generated - self.matcher.releasable if self.matcher and not self.done else 0
-        self.releasable = len(self.ids) - held_back
+        self.held = self.generated - self.matcher.releasable if self.matcher and not self.done else 0
         return hit is not None
 
     def piece(self, detokenizer: Detokenizer) -> Piece:
         """What is new and may be sent; it counts as sent from now on."""
         start = detokenizer.window_start(self.ids, self.sent)
+        end = self.releasable
+        log_probs = None
+        if self.log_probs is not None:
+            log_probs = self.log_probs[max(0, self.sent - self.echoed) : max(0, end - self.echoed)]
+            self._cum_log_prob += math.fsum(log_probs)
         piece = Piece(
             sequence_index=self.index,
             window_ids=self.ids[start : self.sent],
-            output_ids=self.ids[self.sent : self.releasable],
+            output_ids=self.ids[self.sent : end],
+            log_probs=log_probs,
+            cum_log_prob=self._cum_log_prob,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
         )
-        if self.log_probs is not None:
-            released = self.releasable - self.echoed
-            piece = replace(
-                piece,
-                log_probs=self.log_probs[max(0, self.sent - self.echoed) : max(0, released)],
-                cum_log_prob=math.fsum(self.log_probs[: max(0, released)]),
-            )
-        self.sent = self.releasable
+        self.sent = end
         self.last_sent = self.done
         return piece
 
 
 class RunningAnswer:
-    """What is known of one running generation. Guarded by the router's lock."""
+    """What is known of one generation, from its arrival to its last chunk. Guarded by the router's lock.
+
+    sequences: by the engine's key of each; those of a beam search are under one key.
+    """
 
     def __init__(
-        self, key: int, request_id: str, request: GenerationRequest, sink: Sink, sequences: list[RunningSequence]
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        sink: Sink,
+        engine_requests: list[EngineRequest],
+        sequences: list[RunningSequence],
     ) -> None:
-        self.key = key
+        self.key = engine_requests[0].key
         self.request_id = request_id
         self.request = request
         self.sink = sink
+        self.engine_requests = engine_requests
         self.sequences = sequences
         self.arrival_ns = time.monotonic_ns()
         self.error: Refusal | None = None
+        #: Whether it waits for the sender; whether it waits for room in the engine; whether it has a token.
         self.queued = False
+        self.waiting = False
+        self.started = False
+        self.sent_any = False
+        self.cancelled_by: CancelCause | None = None
         #: By the engine's key: the latest report of each request.
         self.times: dict[int, EngineTimes] = {}
         self.caches: dict[int, CacheUse] = {}
@@ -182,9 +215,16 @@ class RunningAnswer:
             return False
         return sequence.take(event.ids, event.log_probs, event.finish_reason) and not event.is_last
 
+    def cancel_unstarted(self) -> None:
+        """End it where the engine does not know of it."""
+        for sequence in self.sequences:
+            sequence.take((), (), FinishReason.CANCELLED)
+
     def chunk(self, detokenizer: Detokenizer) -> tuple[Chunk, bool]:
         """What to send now, and whether nothing follows."""
-        if self.request.streaming:
+        if self.request.streaming and len(self.sequences) == 1:
+            pieces = [self.sequences[0].piece(detokenizer)]
+        elif self.request.streaming:
             # The one that was sent the least first, so that all come on.
             waiting = [sequence for sequence in self.sequences if sequence.wants_sending]
             pieces = [min(waiting, key=lambda sequence: sequence.sent).piece(detokenizer)]
@@ -201,13 +241,18 @@ class RunningAnswer:
         )
         return chunk, final
 
+    @property
+    def first_scheduled_ns(self) -> int:
+        """When the engine first worked on it, of time.monotonic_ns(); 0 if it did not, or has not told yet."""
+        return min(filter(None, (times.first_scheduled_ns for times in self.times.values())), default=0)
+
     def _metrics(self) -> Metrics:
         def earliest(times: list[int]) -> int:
             return min(filter(None, times), default=0)
 
         return Metrics(
             arrival_ns=self.arrival_ns,
-            first_scheduled_ns=earliest([times.first_scheduled_ns for times in self.times.values()]),
+            first_scheduled_ns=self.first_scheduled_ns,
             first_token_ns=earliest([times.first_token_ns for times in self.times.values()]),
             last_token_ns=max((times.last_token_ns for times in self.times.values()), default=0),
             # Of the first sequence: it is the one that shows what was there before this request.

@@ -53,6 +53,10 @@ def parse_refusal(text: str) -> Refusal | None:
     return None
 
 
+#: How the ids of requests begin that `ensemble_unary` passes on.
+UNARY_ID_PREFIX = "trireme-unary-"
+
+
 class FinishReason(str, Enum):
     """Why a generation ended."""
 
@@ -151,7 +155,7 @@ LLMAPI_OUTPUTS = (
 
 PREPROCESSING_INPUTS = (
     *_tensors("STRING", (1,), "QUERY MESSAGES CHAT_TEMPLATE_KWARGS DECODER_QUERY"),
-    *_tensors("INT32", (1,), "REQUEST_OUTPUT_LEN END_ID PAD_ID"),
+    *_tensors("INT32", (1,), "REQUEST_OUTPUT_LEN END_ID PAD_ID PRIORITY"),
     *_tensors("STRING", (-1,), "BAD_WORDS_DICT STOP_WORDS_DICT EMBEDDING_BIAS_WORDS"),
     *_tensors("FP32", (-1,), "EMBEDDING_BIAS_WEIGHTS"),
 )

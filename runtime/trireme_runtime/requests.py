@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .admission import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from .contract import invalid
 from .engines.base import EngineLimits, Guide, GuideKind, Sampling
 
@@ -44,6 +45,8 @@ _HONOURED_HERE = frozenset(
         "return_stop_reason",
         # Padding does not occur: sequences are batched without it.
         "pad_id",
+        "priority",
+        "deadline_ms",
     }
 )
 
@@ -69,8 +72,6 @@ _NEUTRAL: dict[str, Callable[[NDArray[Any]], bool]] = {
     "guided_decoding_guide_type": lambda v: all(not text for text in v.flat),
     "guided_decoding_guide": lambda v: all(not text for text in v.flat),
     "bad_words_list": lambda v: not v.size,
-    "priority": lambda v: not v.any(),
-    "deadline_ms": lambda v: not v.any(),
 }
 
 
@@ -113,6 +114,13 @@ class GenerationRequest:
     num_sequences: int = 1
     log_probs: bool = False
     perf_metrics: bool = False
+    priority: int = 0
+    deadline_ms: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The most that it can take of the KV cache, in tokens: its prompt, and all that each sequence may add."""
+        return len(self.input_ids) + max(self.num_sequences, self.sampling.beam_width) * self.max_new_tokens
 
 
 def client_name(tensor: str) -> str:
@@ -364,6 +372,8 @@ def parse_generation(
         num_sequences=read.integer("num_return_sequences", sampling.beam_width, 1),
         log_probs=bool(read.scalar("return_log_probs", False)),
         perf_metrics=bool(read.scalar("return_perf_metrics", False)),
+        priority=int(read.number("priority", 0, LOWEST_PRIORITY, HIGHEST_PRIORITY)),
+        deadline_ms=read.integer("deadline_ms", 0, 0),
     )
     _check_together(request, limits)
     return request

@@ -1,43 +1,78 @@
-"""Between the engine and the clients: collects ids per stream, and sends them when the pipe is free.
+"""Between the engine and the clients: lets requests in, collects ids per stream, and sends them when the pipe is free.
 
-The first ids of a stream are sent at once; further ones go together when the sender comes round to it, so that under
-load a message holds several tokens and the number of messages stays what the server can carry.
+Requests that the engine has no room for wait here, in the order of their priority. The first ids of a stream are sent
+at once; further ones go together when the sender comes round to it, so that under load a message holds several tokens
+and the number of messages stays what the server can carry.
 """
 
 import contextlib
+import heapq
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from .answers import RunningAnswer, RunningSequence, Sink
+from .admission import LOWEST_PRIORITY, NUM_PRIORITIES, QueueLimits, QueueState, StartRate, refusal_of
+from .answers import CancelCause, RunningAnswer, RunningSequence, Sink
 from .automaton import WordAutomaton
 from .contract import Code, Refusal
 from .detokenizing import Detokenizer
-from .engines.base import Engine, EngineDied, EngineEvent, EngineRequest, check_request
+from .engines.base import Engine, EngineDied, EngineEvent, EngineRequest, EngineStep, check_request
 from .requests import GenerationRequest
 from .stopping import StopMatcher
 
 #: How long to wait, at most, before a dead engine is started once more.
 MAX_RESTART_DELAY_S = 30.0
 
+#: How many more sequences than it can run are given to the engine, so that none of its places is empty for a step.
+LOOKAHEAD = 2
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """queue: what may wait. kv_cache_overcommit: by how much the tokens that requests in the engine may come to can
+    exceed its KV cache; with 1 it never has to preempt one.
+    """
+
+    queue: QueueLimits = field(default_factory=QueueLimits)
+    kv_cache_overcommit: float = 4.0
+
 
 class Observer(Protocol):
-    """Who is told what happens; called from the router's threads."""
+    """Who is told what happens; called from the router's threads, and must return at once."""
 
-    def running(self, count: int) -> None:
-        """`count` generations are running or being sent now."""
+    def load(self, running: int, waiting: int) -> None:
+        """So many generations are with the engine or being sent, and so many wait for room in it."""
 
-    def generated(self, count: int) -> None:
-        """`count` further ids came from the engine."""
+    def queue(self, state: QueueState) -> None:
+        """What waits has changed."""
 
-    def reused(self, count: int) -> None:
-        """A request ended, `count` tokens of whose prompt came from the engine's cache."""
+    def refused(self, refusal: Refusal) -> None:
+        """A request was not let in."""
+
+    def step(self, step: EngineStep) -> None:
+        """The engine came on."""
+
+    def inter_token(self, gap_s: float) -> None:
+        """Between two ids of a stream; of one stream each step."""
+
+    def first_token(self, delay_s: float) -> None:
+        """From the arrival of a streamed generation until its first ids are sent."""
+
+    def cancelled(self, cause: CancelCause) -> None:
+        """A generation was cancelled."""
+
+    def ended(self, answer: RunningAnswer) -> None:
+        """Nothing follows for this generation."""
 
     def engine_lost(self, error: EngineDied) -> None:
         """The engine died, or could not be started again; its streams were ended with an error."""
+
+    def engine_started(self) -> None:
+        """The engine takes requests again."""
 
     def send_failed(self, error: Exception) -> None:
         """A chunk could not be sent; its stream is cancelled."""
@@ -51,22 +86,44 @@ class StreamRouter:
     elsewhere.
     """
 
-    def __init__(self, start_engine: Callable[[], Engine], detokenizer: Detokenizer, observer: Observer) -> None:
+    def __init__(
+        self,
+        start_engine: Callable[[], Engine],
+        detokenizer: Detokenizer,
+        observer: Observer,
+        settings: RouterSettings = RouterSettings(),
+    ) -> None:
         self._start_engine = start_engine
         self._engine = start_engine()
         self._detokenizer = detokenizer
         self._observer = observer
+        self._settings = settings
         self._keys = itertools.count(1)
         self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
         self._sequences: dict[int, tuple[RunningAnswer, RunningSequence]] = {}
+        #: By the engine's key: the sequences and KV blocks that are set aside for a request in the engine.
+        self._held: dict[int, tuple[int, int]] = {}
+        self._held_sequences = 0
+        self._held_blocks = 0
+        #: What waits for room in the engine: (-priority, key, generation); ended ones are passed over.
+        self._line: list[tuple[int, int, RunningAnswer]] = []
+        self._line_counts = [0] * NUM_PRIORITIES
+        self._line_tokens = 0
+        self._unstarted = [0] * NUM_PRIORITIES
+        self._rate = StartRate()
+        #: (when, key) of what must have ended by then.
+        self._deadlines: list[tuple[int, int]] = []
         self._ready: deque[RunningAnswer] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._sendable = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
         self._closing = False
         self._lost: EngineDied | None = None
         self._threads = [
-            threading.Thread(target=self._receive, name="engine-events", daemon=True),
+            threading.Thread(target=self._receive, name="engine-steps", daemon=True),
             threading.Thread(target=self._send, name="stream-sender", daemon=True),
+            threading.Thread(target=self._feed, name="engine-feeder", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -78,22 +135,22 @@ class StreamRouter:
 
     @property
     def active(self) -> int:
-        """How many generations are running or being sent."""
+        """How many generations wait, are running, or being sent."""
         return len(self._streams)
 
     def peek(self, key: int) -> tuple[int, bool] | None:
         """How many ids of a generation have come, and whether it has ended; None if it is not running."""
-        with self._changed:
+        with self._lock:
             stream = self._streams.get(key)
             return None if stream is None else (stream.generated, stream.done)
 
     def keys_of(self, request_id: str) -> list[int]:
-        """The keys of the running generations that were started under the client's `request_id`."""
-        with self._changed:
+        """The keys of the generations under way that were started under the client's `request_id`."""
+        with self._lock:
             return [key for key, stream in self._streams.items() if stream.request_id == request_id]
 
     def start(self, request: GenerationRequest, sink: Sink, request_id: str = "") -> int:
-        """Submit a generation; its key. Raises Refusal, and then never touches `sink`.
+        """Let a generation in, or raise Refusal and never touch `sink`; its key.
 
         Several sequences are that many requests to the engine, each with a seed of its own; the sequences of a beam
         search are one.
@@ -106,20 +163,23 @@ class StreamRouter:
             RunningSequence(index, request, StopMatcher(stops, self._detokenizer) if stops else None)
             for index in range(request.num_sequences)
         ]
-        stream = RunningAnswer(engine_requests[0].key, request_id, request, sink, sequences)
-        with self._changed:
+        stream = RunningAnswer(request_id, request, sink, engine_requests, sequences)
+        with self._lock:
             if self._lost is not None:
                 raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {self._lost}")
-            self._streams[stream.key] = stream
-            for engine_request, sequence in zip(engine_requests, sequences, strict=False):
-                self._sequences[engine_request.key] = (stream, sequence)
-        for count, engine_request in enumerate(engine_requests):
-            try:
-                self._engine.submit(engine_request)
-            except (Refusal, EngineDied) as error:
-                self._take_back(stream, engine_requests[:count], error)
-                break
-        self._observer.running(self.active)
+            self._let_in(stream)
+            at_once = not self._line and self._fits(stream)
+            if at_once:
+                self._set_aside(stream)
+            else:
+                self._line_up(stream)
+            if request.deadline_ms:
+                self._forget_past_deadlines()
+                heapq.heappush(self._deadlines, (stream.arrival_ns + request.deadline_ms * 1_000_000, stream.key))
+            if request.deadline_ms or not at_once:
+                self._room.notify()
+        if at_once:
+            self._submit(stream)
         return stream.key
 
     def _engine_requests(self, request: GenerationRequest) -> list[EngineRequest]:
@@ -131,7 +191,9 @@ class StreamRouter:
                 input_ids=request.input_ids,
                 max_new_tokens=request.max_new_tokens,
                 end_id=request.end_id,
-                sampling=replace(request.sampling, seed=None if seed is None else (seed + index) % 2**64),
+                sampling=replace(request.sampling, seed=None if seed is None else (seed + index) % 2**64)
+                if index
+                else request.sampling,
                 guide=request.guide,
                 bad_strings=request.bad_strings,
                 log_probs=request.log_probs,
@@ -141,14 +203,127 @@ class StreamRouter:
             for index in range(1 if beams else request.num_sequences)
         ]
 
-    def _take_back(self, stream: RunningAnswer, submitted: list[EngineRequest], error: Exception) -> None:
-        """A part of a generation was not taken: end it as a whole. Raises Refusal unless it was ended already."""
-        with self._changed:
+    def _state(self) -> QueueState:
+        return QueueState(
+            tuple(self._line_counts), tuple(self._unstarted), self._line_tokens, self._rate.per_second(time.monotonic())
+        )
+
+    def _let_in(self, stream: RunningAnswer) -> None:
+        """Raise Refusal if too much waits; make room where only others have to wait; with the lock held."""
+        request = stream.request
+        if self._line:
+            limits = self._settings.queue
+            refusal = refusal_of(limits, self._state(), request.priority, request.tokens)
+            if refusal is not None:
+                raise refusal
+            while self._line and (
+                sum(self._line_counts) >= limits.max_size or self._line_tokens + request.tokens > limits.max_tokens
+            ):
+                last = self._last_in_line()
+                if last.request.priority >= request.priority:
+                    break
+                message = "the server is busy: requests of a higher priority wait"
+                self._end_early(last, CancelCause.PRIORITY, Refusal(Code.RESOURCE_EXHAUSTED, message, 1000))
+        self._streams[stream.key] = stream
+        for engine_request, sequence in zip(stream.engine_requests, stream.sequences, strict=False):
+            self._sequences[engine_request.key] = (stream, sequence)
+        self._unstarted[request.priority - LOWEST_PRIORITY] += 1
+
+    def _last_in_line(self) -> RunningAnswer:
+        """Who would have to wait the longest."""
+        return max(entry for entry in self._line if entry[2].waiting)[2]
+
+    def _line_up(self, stream: RunningAnswer) -> None:
+        if not self._line:
+            self._rate.wait_begins(time.monotonic())
+        heapq.heappush(self._line, (-stream.request.priority, stream.key, stream))
+        stream.waiting = True
+        self._line_counts[stream.request.priority - LOWEST_PRIORITY] += 1
+        self._line_tokens += stream.request.tokens
+        self._tell_load()
+
+    def _leave_line(self, stream: RunningAnswer) -> None:
+        """It waits no more; its entry goes when it comes to the front."""
+        stream.waiting = False
+        self._line_counts[stream.request.priority - LOWEST_PRIORITY] -= 1
+        self._line_tokens -= stream.request.tokens
+        while self._line and not self._line[0][2].waiting:
+            heapq.heappop(self._line)
+        waiting = sum(self._line_counts)
+        if not waiting:
+            self._line.clear()
+            self._rate.wait_ends()
+        elif len(self._line) > 2 * waiting + 64:
+            self._line = [entry for entry in self._line if entry[2].waiting]
+            heapq.heapify(self._line)
+
+    def _begun(self, stream: RunningAnswer) -> None:
+        """It has its first token, or has ended without one."""
+        stream.started = True
+        self._unstarted[stream.request.priority - LOWEST_PRIORITY] -= 1
+
+    def _tell_load(self) -> None:
+        waiting = sum(self._line_counts)
+        self._observer.load(len(self._streams) - waiting, waiting)
+        self._observer.queue(self._state())
+
+    def _costs(self, stream: RunningAnswer) -> list[tuple[int, int]]:
+        """The sequences and KV blocks that each of a generation's requests may come to."""
+        limits = self._engine.limits
+        beams = stream.request.sampling.beam_width
+        blocks = limits.blocks_for(len(stream.request.input_ids) + stream.request.max_new_tokens)
+        return [(beams, beams * blocks)] * len(stream.engine_requests)
+
+    def _fits(self, stream: RunningAnswer) -> bool:
+        """Whether the engine has room for it; where nothing else is in there, it always has."""
+        costs, limits = self._costs(stream), self._engine.limits
+        sequences = self._held_sequences + sum(cost[0] for cost in costs)
+        blocks = self._held_blocks + sum(cost[1] for cost in costs)
+        return not self._held or (
+            sequences <= limits.max_num_seqs + LOOKAHEAD
+            and blocks <= limits.kv_blocks * self._settings.kv_cache_overcommit
+        )
+
+    def _set_aside(self, stream: RunningAnswer) -> None:
+        for engine_request, cost in zip(stream.engine_requests, self._costs(stream), strict=True):
+            self._held[engine_request.key] = cost
+            self._held_sequences += cost[0]
+            self._held_blocks += cost[1]
+        self._tell_load()
+
+    def _give_back(self, engine_key: int) -> None:
+        """The engine is done with a request, and has room for others."""
+        cost = self._held.pop(engine_key, None)
+        if cost is not None:
+            self._held_sequences -= cost[0]
+            self._held_blocks -= cost[1]
+            if self._line:
+                self._room.notify()
+
+    def _submit(self, stream: RunningAnswer) -> None:
+        """Give a generation to the engine; without the lock. Raises Refusal if the engine is gone."""
+        for count, engine_request in enumerate(stream.engine_requests):
+            try:
+                self._engine.submit(engine_request)
+            except (Refusal, EngineDied) as error:
+                self._take_back(stream, count, error)
+                return
+        with self._lock:
+            ended = stream.cancelled_by is not None or stream.error is not None
+        if ended:
+            # The engine may have been told before it knew of it.
+            self._cancel_in_engine([engine_request.key for engine_request in stream.engine_requests])
+
+    def _take_back(self, stream: RunningAnswer, count: int, error: Exception) -> None:
+        """The engine took `count` requests of a generation only: end it. Raises Refusal unless it was ended already."""
+        with self._lock:
+            for engine_request in stream.engine_requests[count:]:
+                self._give_back(engine_request.key)
             if self._streams.get(stream.key) is not stream or stream.done:
                 # It was ended with an error already, with all others that the engine took along.
                 return
             self._forget(stream)
-        for engine_request in submitted:
+        for engine_request in stream.engine_requests[:count]:
             with contextlib.suppress(EngineDied):
                 self._engine.cancel(engine_request.key)
         if isinstance(error, Refusal):
@@ -158,36 +333,62 @@ class StreamRouter:
     def _forget(self, stream: RunningAnswer) -> None:
         """Drop all that is known of a generation; with the lock held."""
         self._streams.pop(stream.key, None)
-        for key in [key for key, (owner, _) in self._sequences.items() if owner is stream]:
-            del self._sequences[key]
+        for engine_request in stream.engine_requests:
+            self._sequences.pop(engine_request.key, None)
+        if not stream.started:
+            self._begun(stream)
+        if stream.waiting:
+            self._leave_line(stream)
+        self._tell_load()
 
-    def cancel(self, key: int) -> bool:
+    def cancel(self, key: int, cause: CancelCause) -> bool:
         """End a generation early; False if it is not running."""
-        with self._changed:
+        with self._lock:
             stream = self._streams.get(key)
-            if stream is None:
+            if stream is None or stream.done:
                 return False
-            running = [
-                engine_key
-                for engine_key, (owner, sequence) in self._sequences.items()
-                if owner is stream and not sequence.done
-            ]
+            keys = self._end_early(stream, cause)
+        return self._cancel_in_engine(keys)
+
+    def _end_early(self, stream: RunningAnswer, cause: CancelCause, error: Refusal | None = None) -> list[int]:
+        """End a generation, with the lock held: at once with an error, or if it waits; else when the engine has.
+
+        The engine's keys that are to be cancelled there.
+        """
+        if stream.cancelled_by is None:
+            stream.cancelled_by = cause
+            self._observer.cancelled(cause)
+        keys = [] if stream.waiting else self._running_keys(stream)
+        if stream.waiting:
+            self._leave_line(stream)
+            stream.cancel_unstarted()
+        if error is not None:
+            stream.error = error
+        self._queue(stream)
+        return keys
+
+    def _running_keys(self, stream: RunningAnswer) -> list[int]:
+        pairs = zip(stream.engine_requests, stream.sequences, strict=False)
+        return [engine_request.key for engine_request, sequence in pairs if not sequence.done]
+
+    def _cancel_in_engine(self, keys: list[int]) -> bool:
+        """Without the lock; False if the engine is gone: then they end with an error, as all that it had."""
         try:
-            for engine_key in running:
-                self._engine.cancel(engine_key)
+            for key in keys:
+                self._engine.cancel(key)
         except EngineDied:
-            # It ends with an error, as all that this engine had.
             return False
         return True
 
     def close(self) -> None:
-        """Stop the engine and both threads; streams that still run end with an error."""
-        with self._changed:
+        """Stop the engine and all threads; streams that still run end with an error."""
+        with self._lock:
             self._closing = True
             for stream in self._streams.values():
                 stream.error = stream.error or Refusal(Code.UNAVAILABLE, "the server is shutting down")
                 self._queue(stream)
-            self._changed.notify_all()
+            self._sendable.notify_all()
+            self._room.notify_all()
         self._engine.close()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -196,79 +397,167 @@ class StreamRouter:
         if stream.wants_sending and not stream.queued:
             stream.queued = True
             self._ready.append(stream)
+            self._sendable.notify()
+
+    def _feed(self) -> None:
+        """Give the engine what waits, when there is room, and end what has come to its deadline."""
+        while True:
+            with self._lock:
+                while not self._closing and not (self._can_feed() or self._is_overdue()):
+                    self._room.wait(self._until_deadline_s())
+                if self._closing:
+                    return
+                stream, cancelled = None, self._expire()
+                if self._can_feed():
+                    stream = self._line[0][2]
+                    self._leave_line(stream)
+                    self._set_aside(stream)
+            self._cancel_in_engine(cancelled)
+            if stream is not None:
+                try:
+                    self._submit(stream)
+                except Refusal as refusal:
+                    stream.error = refusal
+                    stream.sink.fail(refusal)
+                    self._observer.ended(stream)
+
+    def _can_feed(self) -> bool:
+        return bool(self._line) and self._lost is None and self._fits(self._line[0][2])
+
+    def _until_deadline_s(self) -> float | None:
+        return max(0.0, (self._deadlines[0][0] - time.monotonic_ns()) / 1e9) if self._deadlines else None
+
+    def _forget_past_deadlines(self) -> None:
+        """Keep the deadlines of generations that ended from adding up."""
+        if len(self._deadlines) > 2 * len(self._streams) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._streams]
+            heapq.heapify(self._deadlines)
+
+    def _is_overdue(self) -> bool:
+        return bool(self._deadlines) and self._deadlines[0][0] <= time.monotonic_ns()
+
+    def _expire(self) -> list[int]:
+        """End what has come to its deadline; the engine's keys that are to be cancelled."""
+        cancelled: list[int] = []
+        while self._is_overdue():
+            stream = self._streams.get(heapq.heappop(self._deadlines)[1])
+            if stream is None or stream.done:
+                continue
+            progress = "in the queue" if stream.waiting else f"after {stream.generated} tokens"
+            error = Refusal(
+                Code.DEADLINE_EXCEEDED, f"deadline_ms: {stream.request.deadline_ms} ms have passed, {progress}"
+            )
+            cancelled += self._end_early(stream, CancelCause.DEADLINE, error)
+        return cancelled
 
     def _receive(self) -> None:
         while not self._closing:
-            self._read_events()
+            self._read_steps()
             delay_s = 1.0
             while not self._closing:
                 try:
                     engine = self._start_engine()
                 except Exception as error:
-                    self._lose(error)
-                    with self._changed:
-                        self._changed.wait_for(lambda: self._closing, timeout=delay_s)
+                    self._lose(error if isinstance(error, EngineDied) else EngineDied(_described(error), "failed"))
+                    with self._lock:
+                        self._room.wait_for(lambda: self._closing, timeout=delay_s)
                     delay_s = min(2 * delay_s, MAX_RESTART_DELAY_S)
                     continue
-                with self._changed:
+                with self._lock:
                     self._engine, self._lost = engine, None
                     closing = self._closing
+                    self._room.notify_all()
                 if closing:
                     engine.close()
+                self._observer.engine_started()
                 break
 
-    def _lose(self, error: Exception) -> None:
-        """Note that the engine is gone, and end its streams with an error."""
-        lost = error if isinstance(error, EngineDied) else EngineDied(f"{type(error).__name__}: {error}")
-        with self._changed:
+    def _lose(self, lost: EngineDied) -> None:
+        """Note that the engine is gone, and end its streams with an error. Those that wait may see the next one.
+
+        If it cannot be started, they end too.
+        """
+        with self._lock:
             if self._closing:
                 return
             self._lost = lost
+            self._held.clear()
+            self._held_sequences = self._held_blocks = 0
             for stream in self._streams.values():
-                stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {lost}")
-                self._queue(stream)
-            self._changed.notify_all()
+                if not stream.waiting or lost.cause == "failed":
+                    stream.error = stream.error or Refusal(Code.UNAVAILABLE, f"the engine was lost: {lost}")
+                    self._queue(stream)
         self._observer.engine_lost(lost)
 
-    def _read_events(self) -> None:
-        """Take events until the engine closes or dies."""
+    def _read_steps(self) -> None:
+        """Take what the engine computes until it closes or dies."""
         try:
-            for batch in self._engine.events():
-                finished: list[int] = []
-                with self._changed:
-                    for event in batch:
-                        finished += self._note(event)
-                    self._changed.notify_all()
-                self._observer.generated(
-                    sum(len(event.ids) + sum(len(beam.ids) for beam in event.beams) for event in batch)
-                )
-                for key in finished:
-                    self._engine.cancel(key)
+            for step in self._engine.steps():
+                with self._lock:
+                    finished = self._take_step(step)
+                self._observer.step(step)
+                self._cancel_in_engine(finished)
         except Exception as error:
-            # Whatever it was, nobody reads this engine's events any more: its streams must not wait for them.
-            self._lose(error)
+            # Whatever it was, nobody reads this engine's steps any more: its streams must not wait for them.
+            self._lose(error if isinstance(error, EngineDied) else EngineDied(_described(error)))
             self._engine.close()
 
-    def _note(self, event: EngineEvent) -> list[int]:
+    def _take_step(self, step: EngineStep) -> list[int]:
+        """Take a step's news in, with the lock held; the engine's keys that it should let go of."""
+        finished: list[int] = []
+        now = time.monotonic()
+        sequences, ready = self._sequences, self._ready
+        woken = bool(ready)
+        watched = step.keys[int(now * 1e6) % len(step.keys)] if step.keys else 0
+        for key, token in zip(step.keys, step.ids, strict=True):
+            stream, sequence = sequences.get(key, _NOBODY)
+            if stream is None or sequence is None or sequence.finish_reason is not None or stream.error is not None:
+                continue
+            if sequence.matcher is None:
+                sequence.ids.append(token)
+            elif sequence.take((token,), (), None):
+                finished.append(key)
+            if key == watched and sequence.last_token_s:
+                self._observer.inter_token(now - sequence.last_token_s)
+            sequence.last_token_s = now
+            if not stream.started:
+                self._note_first(stream, now)
+            if not stream.queued and stream.wants_sending:
+                stream.queued = True
+                ready.append(stream)
+        for event in step.events:
+            finished += self._note(event, now)
+        if ready and not woken:
+            self._sendable.notify()
+        return finished
+
+    def _note_first(self, stream: RunningAnswer, now: float) -> None:
+        self._begun(stream)
+        self._rate.started(now)
+        if self._line:
+            self._observer.queue(self._state())
+
+    def _note(self, event: EngineEvent, now: float) -> list[int]:
         """Take one event in, with the lock held; the engine's keys that it should let go of."""
-        if event.cache is not None and event.is_last:
-            self._observer.reused(event.cache.reused_tokens)
-        stream, sequence = self._sequences.get(event.key, (None, None))
-        if stream is None or sequence is None or stream.done or sequence.done:
+        if event.is_last:
+            self._give_back(event.key)
+        stream, sequence = self._sequences.get(event.key, _NOBODY)
+        if stream is None or sequence is None or stream.error is not None or sequence.done:
             return []
+        if not stream.started and (event.ids or event.beams):
+            self._note_first(stream, now)
         finished = [event.key] if stream.take(sequence, event) else []
         if stream.error is not None:
             # An error of one sequence is one of the whole answer.
-            finished = [key for key, (owner, other) in self._sequences.items() if owner is stream and not other.done]
-            finished.remove(event.key)
+            finished = [key for key in self._running_keys(stream) if key != event.key]
         self._queue(stream)
         return finished
 
     def _send(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._ready and not self._closing:
-                    self._changed.wait()
+                    self._sendable.wait()
                 if not self._ready:
                     return
                 stream = self._ready.popleft()
@@ -279,17 +568,29 @@ class StreamRouter:
                 else:
                     # Another sequence may wait.
                     self._queue(stream)
+            first = not stream.sent_any
+            stream.sent_any = True
             try:
                 if chunk is None:
                     assert stream.error is not None
                     stream.sink.fail(stream.error)
                 else:
                     if not done and stream.sink.is_cancelled():
-                        self.cancel(stream.key)
+                        self.cancel(stream.key, CancelCause.CLIENT)
                     stream.sink.send(chunk, final=done)
             except Exception as error:
                 # One stream that cannot be sent must not end the sending of all others.
                 self._observer.send_failed(error)
-                self.cancel(stream.key)
+                self.cancel(stream.key, CancelCause.SEND_FAILED)
+            if first and stream.request.streaming and chunk is not None:
+                self._observer.first_token((time.monotonic_ns() - stream.arrival_ns) / 1e9)
             if done:
-                self._observer.running(self.active)
+                self._observer.ended(stream)
+
+
+#: What stands for the owner of a key that is not known any more.
+_NOBODY: tuple[RunningAnswer | None, RunningSequence | None] = (None, None)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """What every `model.py` needs of Triton's Python backend. Importable inside a stub only."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ class ModelConfig:
         if not value.isdecimal() or int(value) < 1:
             raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not a whole number above 0")
         return int(value)
+
+    def number(self, key: str, lowest: float) -> float:
+        """The parameter `key` as a number of at least `lowest`. Raises ValueError naming key, value and limit."""
+        value = self.text(key)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not lowest <= number < math.inf:
+            raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not a number from {lowest:g}")
+        return number
 
     def flag(self, key: str) -> bool:
         """The parameter `key` as true or false. Raises ValueError naming key and value."""

@@ -26,7 +26,7 @@ from tritonclient.utils import (
 )
 
 from . import triton
-from .contract import Code, Refusal, invalid, parse_refusal
+from .contract import UNARY_ID_PREFIX, Code, Refusal, invalid, parse_refusal
 
 #: Where the server's gRPC endpoint is, host:port.
 ADDRESS_VARIABLE = "TRIREME_GRPC"
@@ -37,7 +37,7 @@ _CANCELLATION_POLL_S = 0.05
 
 
 class UnaryFront:
-    """Passes requests on to the model `ensemble`, at most `max_in_flight` at once; the others wait.
+    """Passes requests on to the model `ensemble`, at most `max_in_flight` at once; further ones are refused.
 
     What a client has given up is stopped in `engine_model`.
     """
@@ -48,10 +48,11 @@ class UnaryFront:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="unary", daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._connect(max_in_flight), self._loop).result()
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result()
 
-    async def _connect(self, max_in_flight: int) -> None:
-        self._free = asyncio.Semaphore(max_in_flight)
+    async def _connect(self) -> None:
         address = os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.aio.insecure_channel(address, options=unlimited)
@@ -66,7 +67,7 @@ class UnaryFront:
             if "stream" in tensors and tensors["stream"].any():
                 raise invalid(f"stream is True; this model gives one answer: call {self._ensemble}")
             # The client's own id may be in use; under this one nobody else can stop the request.
-            message = self._message(self._ensemble, uuid.uuid4().hex, tensors)
+            message = self._message(self._ensemble, UNARY_ID_PREFIX + uuid.uuid4().hex, tensors)
             for name in request.requested_output_names():
                 message.outputs.add(name=name)
         except Exception as error:
@@ -87,14 +88,16 @@ class UnaryFront:
     async def _answer(self, message: Any, sender: Any) -> None:
         watcher = asyncio.create_task(self._stop_when_given_up(message.id, sender))
         try:
-            async with self._free:
-                if sender.is_cancelled():
-                    raise Refusal(Code.CANCELLED, "the client has gone away")
-                outputs = [response async for response in self._responses(message) if response.outputs]
+            self._in_flight += 1
+            if self._in_flight > self._max_in_flight:
+                busy = f"the server is busy: {self._max_in_flight} unary requests are under way, the most that may be"
+                raise Refusal(Code.RESOURCE_EXHAUSTED, busy, 1000)
+            outputs = [response async for response in self._responses(message) if response.outputs]
             response = triton.response(*(_tensors_of(outputs[-1]) if outputs else ()))
         except Exception as error:
             response = triton.error_response(triton.as_refusal(error))
         finally:
+            self._in_flight -= 1
             watcher.cancel()
         with contextlib.suppress(Exception):
             _send(sender, response)

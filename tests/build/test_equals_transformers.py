@@ -24,8 +24,8 @@ def run_all(folder: Path, requests: list[EngineRequest]) -> list[EngineEvent]:
     done = threading.Event()
 
     def read() -> None:
-        for batch in engine.events():
-            events.extend(batch)
+        for batch in engine.steps():
+            events.extend(batch.all_events())
             if sum(event.is_last for event in events) == len(requests):
                 done.set()
 

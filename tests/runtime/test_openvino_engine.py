@@ -49,9 +49,9 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            for batch in self.engine.events():
-                self.batches.append({event.key for event in batch})
-                for event in batch:
+            for batch in self.engine.steps():
+                self.batches.append({event.key for event in batch.all_events()})
+                for event in batch.all_events():
                     assert event.key not in self.last
                     self.ids[event.key] += event.ids
                     if event.is_last:

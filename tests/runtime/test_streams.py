@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 
 from support import wait_for
-from trireme_runtime.answers import Chunk
+from trireme_runtime.admission import QueueLimits, QueueState
+from trireme_runtime.answers import CancelCause, Chunk, RunningAnswer
 from trireme_runtime.contract import Code, FinishReason, Refusal
 from trireme_runtime.detokenizing import Detokenizer
-from trireme_runtime.engines.base import Beam, EngineDied, EngineEvent, EngineLimits, EngineRequest, Sampling
+from trireme_runtime.engines.base import (
+    Beam,
+    EngineDied,
+    EngineEvent,
+    EngineLimits,
+    EngineRequest,
+    EngineStep,
+    Sampling,
+)
 from trireme_runtime.requests import GenerationRequest
-from trireme_runtime.streams import StreamRouter
+from trireme_runtime.streams import RouterSettings, StreamRouter
 
 
 class DrivenEngine:
@@ -27,7 +36,7 @@ class DrivenEngine:
     def __init__(self) -> None:
         self.submitted: dict[int, EngineRequest] = {}
         self.cancelled: list[int] = []
-        self._events: queue.Queue[list[EngineEvent] | Exception | None] = queue.Queue()
+        self._steps: queue.Queue[EngineStep | Exception | None] = queue.Queue()
 
     def submit(self, request: EngineRequest) -> None:
         assert request.key not in self.submitted
@@ -38,19 +47,22 @@ class DrivenEngine:
         self.emit(EngineEvent(key, finish_reason=FinishReason.CANCELLED))
 
     def emit(self, *events: EngineEvent) -> None:
-        self._events.put(list(events))
+        """Put a step in; what is nothing but one id goes the short way."""
+        plain = [event for event in events if len(event.ids) == 1 and event.is_plain]
+        others = [event for event in events if event not in plain]
+        self._steps.put(EngineStep([event.key for event in plain], [event.ids[0] for event in plain], others))
 
     def fail(self, error: Exception) -> None:
-        self._events.put(error)
+        self._steps.put(error)
 
-    def events(self) -> Iterator[list[EngineEvent]]:
-        while (batch := self._events.get()) is not None:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+    def steps(self) -> Iterator[EngineStep]:
+        while (step := self._steps.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
 
     def close(self) -> None:
-        self._events.put(None)
+        self._steps.put(None)
 
 
 class RecordingSink:
@@ -88,19 +100,44 @@ class Watcher:
 
     def __init__(self) -> None:
         self.running_counts: list[int] = []
+        self.waiting = 0
         self.ids = 0
-        self.reused_ids = 0
+        self.gaps: list[float] = []
+        self.first_tokens: list[float] = []
+        self.causes: list[CancelCause] = []
+        self.answers: list[RunningAnswer] = []
+        self.state: QueueState | None = None
+        self.restarts = 0
         self.lost: EngineDied | None = None
         self.failed: Exception | None = None
 
-    def running(self, count: int) -> None:
-        self.running_counts.append(count)
+    def load(self, running: int, waiting: int) -> None:
+        self.running_counts.append(running)
+        self.waiting = waiting
 
-    def generated(self, count: int) -> None:
-        self.ids += count
+    def queue(self, state: QueueState) -> None:
+        self.state = state
 
-    def reused(self, count: int) -> None:
-        self.reused_ids += count
+    def refused(self, refusal: Refusal) -> None:
+        raise AssertionError("the router tells its caller")
+
+    def step(self, step: EngineStep) -> None:
+        self.ids += step.num_ids
+
+    def inter_token(self, gap_s: float) -> None:
+        self.gaps.append(gap_s)
+
+    def first_token(self, delay_s: float) -> None:
+        self.first_tokens.append(delay_s)
+
+    def cancelled(self, cause: CancelCause) -> None:
+        self.causes.append(cause)
+
+    def ended(self, answer: RunningAnswer) -> None:
+        self.answers.append(answer)
+
+    def engine_started(self) -> None:
+        self.restarts += 1
 
     def engine_lost(self, error: EngineDied) -> None:
         self.lost = error
@@ -210,10 +247,10 @@ def test_cancel_ends_the_stream_and_says_so(engine: DrivenEngine, router: Stream
     sink = RecordingSink()
     key = router.start(generation(), sink, "mine")
     assert router.keys_of("mine") == [key]
-    assert router.cancel(key)
+    assert router.cancel(key, CancelCause.STOP)
     assert sink.ended.wait(10)
     assert sink.chunks[-1].pieces[0].finish_reason is FinishReason.CANCELLED
-    assert not router.cancel(key)
+    assert not router.cancel(key, CancelCause.STOP)
 
 
 def test_events_that_cannot_be_read_fail_the_streams_too(engine: DrivenEngine, router: StreamRouter) -> None:
@@ -319,7 +356,7 @@ def test_cancelling_ends_every_sequence(engine: DrivenEngine, router: StreamRout
     keys = list(engine.submitted)
     engine.emit(EngineEvent(keys[1], (40,), FinishReason.LENGTH))
     wait_for(lambda: router.peek(key) == (1, False))
-    router.cancel(key)
+    router.cancel(key, CancelCause.CLIENT)
     assert sink.ended.wait(10)
     assert engine.cancelled == [keys[0], keys[2]]
 

@@ -4,9 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .base import Engine, EngineSettings
+from .null import NullEngine
+from .openvino import OpenVinoEngine
+
+_STARTERS: dict[str, Callable[[Path, EngineSettings], Engine]] = {
+    engine.name: engine for engine in (OpenVinoEngine, NullEngine)
+}
 
 #: The engines that this version of Trireme has an adapter for.
-ENGINE_NAMES = ("openvino",)
+ENGINE_NAMES = tuple(_STARTERS)
 
 
 def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
@@ -14,9 +20,6 @@ def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
 
     Raises ValueError for an unknown name, and what the adapter raises if the model cannot be loaded.
     """
-    if name not in ENGINE_NAMES:
+    if name not in _STARTERS:
         raise ValueError(f"engine has the value {name!r}; known are {', '.join(ENGINE_NAMES)}")
-    from .openvino import OpenVinoEngine
-
-    starters: dict[str, Callable[[Path, EngineSettings], Engine]] = {"openvino": OpenVinoEngine}
-    return starters[name](folder, settings)
+    return _STARTERS[name](folder, settings)

@@ -3,7 +3,7 @@
 An engine knows nothing about text: token ids in, token ids out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -16,23 +16,35 @@ class EngineSettings:
     """How much an engine may take on.
 
     max_num_seqs: sequences in flight. max_num_tokens: tokens computed in one step. kv_cache_tokens: capacity of the
-    paged KV cache. reuse_kv_blocks: whether requests share the cached blocks of equal prefixes.
+    paged KV cache. reuse_kv_blocks: whether requests share the cached blocks of equal prefixes. hang_timeout_s: how
+    long an engine that has work may show no progress.
     """
 
     max_num_seqs: int = 64
     max_num_tokens: int = 512
     kv_cache_tokens: int = 32_768
     reuse_kv_blocks: bool = True
+    hang_timeout_s: float = 10.0
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What one request may ask of the loaded model."""
+    """What one request may ask of the loaded model, and of how many blocks its paged KV cache is made."""
 
     vocab_size: int
     max_context_tokens: int
     kv_cache_tokens: int
     max_num_seqs: int
+    kv_block_tokens: int = 32
+
+    @property
+    def kv_blocks(self) -> int:
+        """How many blocks there are."""
+        return self.kv_cache_tokens // self.kv_block_tokens
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold `tokens`."""
+        return -(-tokens // self.kv_block_tokens)
 
 
 @dataclass(frozen=True)
@@ -148,13 +160,53 @@ class EngineEvent:
         """Whether nothing follows for this key."""
         return self.finish_reason is not None or self.error is not None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds nothing but ids."""
+        return not (self.is_last or self.log_probs or self.beams or self.times or self.cache)
+
+
+@dataclass(frozen=True)
+class EngineStep:
+    """What one step of an engine brought.
+
+    keys and ids, of equal length: one new id each for the requests of which there is nothing else to say. events: the
+    news of the others. kv_blocks_used: blocks of the paged KV cache that requests hold after it.
+    """
+
+    keys: Sequence[int] = ()
+    ids: Sequence[int] = ()
+    events: Sequence[EngineEvent] = ()
+    kv_blocks_used: int = 0
+
+    @property
+    def num_ids(self) -> int:
+        """How many ids it brought in all."""
+        return len(self.ids) + sum(len(event.ids) + sum(len(beam.ids) for beam in event.beams) for event in self.events)
+
+    def all_events(self) -> Iterator[EngineEvent]:
+        """The whole of it as events."""
+        yield from (EngineEvent(key, (token,)) for key, token in zip(self.keys, self.ids, strict=True))
+        yield from self.events
+
 
 #: What a beam may leave unused of the blocks that it does not share, in tokens.
 KV_BLOCK_ROUNDING = 64
 
 
 class EngineDied(RuntimeError):
-    """The engine is gone; every request that it had is lost."""
+    """The engine is gone; every request that it had is lost.
+
+    cause: `ended` by itself or by a signal, `hung` (work, but no progress), or `failed` to start.
+    """
+
+    def __init__(self, message: str, cause: str = "ended") -> None:
+        super().__init__(message, cause)
+        self.message = message
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Engine(Protocol):
@@ -171,8 +223,8 @@ class Engine(Protocol):
     def cancel(self, key: int) -> None:
         """End a request early; its last event then has the reason `cancelled`. Unknown keys are ignored."""
 
-    def events(self) -> Iterator[list[EngineEvent]]:
-        """Batches of events, until `close`; for one reader. Raises EngineDied."""
+    def steps(self) -> Iterator[EngineStep]:
+        """What each step brings, until `close`; for one reader. Raises EngineDied."""
 
     def close(self) -> None:
         """Stop the engine and free what it holds."""

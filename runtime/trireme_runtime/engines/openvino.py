@@ -1,16 +1,13 @@
 """OpenVINO GenAI's continuous batching on the CPU, in a child process (see `openvino_child`)."""
 
 import queue
-import socket
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from trireme_runtime.contract import FinishReason, Refusal
 
-from .base import EngineDied, EngineEvent, EngineLimits, EngineRequest, EngineSettings, check_request
-from .child_process import start_child
+from .base import EngineDied, EngineEvent, EngineRequest, EngineSettings, check_request
+from .child_engine import ChildEngine
 from .openvino_checker import GrammarChecker
 
 #: In the engine folder: a model with the same vocabulary and next to no weights.
@@ -22,7 +19,7 @@ HONOURS_WITH_VOCABULARY = frozenset(
 )
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ChildEngine):
     """An `Engine` over one model folder: openvino_model.xml, openvino_model.bin and config.json.
 
     Raises RuntimeError if the model cannot be loaded, EngineDied if the child ends before it is ready.
@@ -51,65 +48,36 @@ class OpenVinoEngine:
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
         if (folder / GRAMMAR_CHECKER / "openvino_detokenizer.xml").is_file():
             self.honours = self.honours | HONOURS_WITH_VOCABULARY
-        self._process, self._connection = start_child("trireme_runtime.engines.openvino_child")
-        self._send_lock = threading.RLock()
-        self._active: set[int] = set()
-        self._unchecked: set[int] = set()
+        #: What the child has not got yet, and whether it was cancelled.
+        self._unchecked: dict[int, bool] = {}
         self._to_check: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()
         self.checker = GrammarChecker(folder / GRAMMAR_CHECKER)
-        self._closing = False
-        self._send((folder, settings))
-        answer = self._receive()
-        if isinstance(answer, Exception):
-            self.close()
-            raise answer
-        assert isinstance(answer, EngineLimits)
-        self.limits = answer
+        super().__init__("trireme_runtime.engines.openvino_child", folder, settings)
         threading.Thread(target=self._check, name="grammar-checker", daemon=True).start()
 
-    def _send(self, message: object) -> None:
-        try:
-            with self._send_lock:
-                self._connection.send(message)
-        except OSError as error:
-            raise EngineDied(f"the engine process {self._process.pid} is gone") from error
-
-    def _receive(self) -> object:
-        try:
-            received: object = self._connection.recv()
-            return received
-        except (EOFError, OSError) as error:
-            if not self._closing:
-                self._process.wait()
-            raise EngineDied(f"the engine process ended with status {self._process.poll()}") from error
-
     @property
-    def pid(self) -> int:
-        """Process id of the child."""
-        return self._process.pid
+    def _computing(self) -> bool:
+        return len(self._active) > len(self._unchecked)
 
     def submit(self, request: EngineRequest) -> None:
         check_request(request, self.limits)
         with self._send_lock:
-            if request.key in self._active:
-                # The pipeline would wedge for good on a second active request of the same id.
-                raise ValueError(f"engine key {request.key} is already active")
-            self._active.add(request.key)
+            self._claim(request.key)
             constrained = request.guide is not None or bool(request.bad_strings)
             if constrained:
-                self._unchecked.add(request.key)
+                self._unchecked[request.key] = False
         if constrained:
             self._to_check.put(request)
         else:
-            self._send(("submit", request, None))
+            self._send(("submit", request))
 
     def cancel(self, key: int) -> None:
         with self._send_lock:
             if key in self._unchecked:
                 # It is not with the engine yet; the checker's thread ends it.
-                self._unchecked.remove(key)
+                self._unchecked[key] = True
                 return
-        self._send(("cancel", key))
+        super().cancel(key)
 
     def _check(self) -> None:
         """Pass requests on whose answers must match something, once that is known to be usable."""
@@ -120,9 +88,8 @@ class OpenVinoEngine:
             except Refusal as refusal:
                 event = EngineEvent(request.key, error=refusal)
             with self._send_lock:
-                if request.key not in self._unchecked:
+                if self._unchecked.pop(request.key):
                     event = EngineEvent(request.key, finish_reason=FinishReason.CANCELLED)
-                self._unchecked.discard(request.key)
                 try:
                     self._send(("tell", event) if event is not None else ("submit", request, constraint))
                 except EngineDied:
@@ -130,33 +97,6 @@ class OpenVinoEngine:
                     continue
         self.checker.close()
 
-    def events(self) -> Iterator[list[EngineEvent]]:
-        while not self._closing:
-            try:
-                batch = self._receive()
-            except EngineDied:
-                if self._closing:
-                    return
-                raise
-            assert isinstance(batch, list)
-            ended = {event.key for event in batch if event.is_last}
-            if ended:
-                with self._send_lock:
-                    self._active -= ended
-            yield batch
-
     def close(self) -> None:
-        self._closing = True
         self._to_check.put(None)
-        try:
-            # Wakes a reader that waits in recv, which closing alone does not.
-            with socket.socket(fileno=self._connection.fileno()) as raw:
-                raw.shutdown(socket.SHUT_RDWR)
-                raw.detach()
-        except OSError:
-            pass
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        super().close()

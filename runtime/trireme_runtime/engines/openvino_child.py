@@ -1,16 +1,12 @@
 """The process in which OpenVINO GenAI generates: `step()` holds the interpreter lock, so it gets one of its own.
 
-Started by the adapter with the number of an inherited socket; takes ("submit", EngineRequest, Constraint or None),
-("cancel", key) and ("tell", EngineEvent), which it sends back, sends lists of EngineEvent, and ends when the other side
-closes it, however that happens.
+Its loop is `engine_child`'s; a request may come with the Constraint that its answer must match.
 """
 
 import json
 import random
-import sys
 import time
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,10 @@ from trireme_runtime.engines.base import (
     EngineLimits,
     EngineRequest,
     EngineSettings,
+    EngineStep,
     EngineTimes,
 )
+from trireme_runtime.engines.engine_child import run
 from trireme_runtime.engines.openvino_cache import PrefixCache
 from trireme_runtime.engines.openvino_guides import Constraint
 
@@ -51,6 +49,7 @@ def read_limits(folder: Path, settings: EngineSettings) -> EngineLimits:
         max_context_tokens=int(config["max_position_embeddings"]),
         kv_cache_tokens=settings.kv_cache_tokens // BLOCK_TOKENS * BLOCK_TOKENS,
         max_num_seqs=settings.max_num_seqs,
+        kv_block_tokens=BLOCK_TOKENS,
     )
 
 
@@ -118,6 +117,7 @@ class Generator:
         scheduler.enable_prefix_caching = settings.reuse_kv_blocks
         self._pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", EXACT_FLOAT32)
         self._settings = settings
+        self.limits = read_limits(folder, settings)
         self._cache = PrefixCache(scheduler.num_kv_blocks, BLOCK_TOKENS) if settings.reuse_kv_blocks else None
         self._active: dict[int, _Running] = {}
 
@@ -148,24 +148,37 @@ class Generator:
         running.handle.cancel()
         return [self._last_event(running, EngineEvent(key, finish_reason=FinishReason.CANCELLED))]
 
-    def step(self) -> list[EngineEvent]:
+    def step(self) -> EngineStep:
         """Compute one step of all active requests."""
         self._note_scheduled()
         self._pipeline.step()
         now_ns = time.monotonic_ns()
-        events = []
+        keys: list[int] = []
+        ids: list[int] = []
+        events: list[EngineEvent] = []
         for key, running in list(self._active.items()):
             event = self._news(running, now_ns)
-            if event is not None:
-                if running.request.reports:
-                    event = self._with_report(running, event)
-                if event.is_last:
-                    del self._active[key]
-                    event = self._last_event(running, event)
+            if event is None:
+                continue
+            if running.request.reports:
+                event = self._with_report(running, event)
+            if event.is_last:
+                del self._active[key]
+                event = self._last_event(running, event)
+            if len(event.ids) == 1 and event.is_plain:
+                keys.append(key)
+                ids.append(event.ids[0])
+            else:
                 events.append(event)
-        return events
+        return EngineStep(keys, ids, events, self._kv_blocks_used())
 
-    def finish_cancelled(self) -> None:
+    def _kv_blocks_used(self) -> int:
+        """Blocks that were held when the step was scheduled; none where nothing is left."""
+        if not self._active:
+            return 0
+        return int(self._pipeline.get_metrics().cache_usage * self.limits.kv_blocks / 100 + 0.5)
+
+    def settle(self) -> None:
         """Step until the pipeline has let go of what was cancelled, when nothing else is active."""
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
@@ -246,42 +259,5 @@ def _beam(output: Any, end_id: int | None) -> Beam:
     return Beam(tuple(ids), tuple(output.generated_log_probs[: len(ids)]), reason)
 
 
-def serve(connection: Connection, generator: Generator) -> None:
-    """Step while there is work and wait while there is none, until the other side closes `connection`."""
-    while True:
-        events: list[EngineEvent] = []
-        while generator.idle or connection.poll():
-            if generator.idle:
-                generator.finish_cancelled()
-            if events:
-                connection.send(events)
-                events = []
-            kind, *arguments = connection.recv()
-            if kind == "submit":
-                events += generator.submit(*arguments)
-            elif kind == "cancel":
-                events += generator.cancel(*arguments)
-            else:
-                events += arguments
-        events += generator.step()
-        if events:
-            connection.send(events)
-
-
-def main() -> None:
-    connection = Connection(int(sys.argv[1]))
-    try:
-        folder, settings = connection.recv()
-        try:
-            generator = Generator(folder, settings)
-        except Exception as error:
-            connection.send(error if type(error) in (ValueError, RuntimeError) else RuntimeError(repr(error)))
-            return
-        connection.send(read_limits(folder, settings))
-        serve(connection, generator)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-
-
 if __name__ == "__main__":
-    main()
+    run(Generator)

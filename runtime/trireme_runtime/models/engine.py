@@ -5,14 +5,15 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .. import triton
-from ..answers import Chunk
-from ..contract import Code, Refusal, invalid
+from ..admission import QueueLimits
+from ..answers import CancelCause, Chunk
+from ..contract import UNARY_ID_PREFIX, Code, Refusal, invalid
 from ..detokenizing import Detokenizer
 from ..engines import load_engine
 from ..engines.base import Engine, EngineSettings
 from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, parse_generation
-from ..streams import StreamRouter
+from ..streams import RouterSettings, StreamRouter
 from ..tokenizing import load_tokenizer
 
 
@@ -51,13 +52,22 @@ class TritonPythonModel:
             max_num_tokens=config.integer("max_num_tokens"),
             kv_cache_tokens=config.integer("max_tokens_in_paged_kv_cache"),
             reuse_kv_blocks=config.flag("enable_kv_cache_reuse"),
+            hang_timeout_s=config.integer("engine_hang_timeout_ms") / 1000,
         )
+        queue = QueueLimits(
+            max_size=config.integer("max_queue_size"),
+            max_tokens=config.integer("max_queue_tokens"),
+            max_delay_ms=config.integer("max_queue_delay_ms"),
+        )
+        router_settings = RouterSettings(queue, config.number("kv_cache_overcommit", lowest=1))
 
         def start_engine() -> Engine:
             return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
 
         self._detokenizer = Detokenizer(tokenizer)
-        self._router = StreamRouter(start_engine, self._detokenizer, EngineMetrics(args))
+        self._metrics = EngineMetrics(args, queue)
+        self._router = StreamRouter(start_engine, self._detokenizer, self._metrics, router_settings)
+        self._metrics.engine_limits(self._router.engine.limits)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -65,7 +75,9 @@ class TritonPythonModel:
             try:
                 self._take(request, sink)
             except Exception as error:
-                sink.fail(triton.as_refusal(error))
+                refusal = triton.as_refusal(error)
+                self._metrics.refused(refusal)
+                sink.fail(refusal)
 
     def _take(self, request: Any, sink: _ResponseSink) -> None:
         triton.refuse_parameters(request)
@@ -84,7 +96,8 @@ class TritonPythonModel:
 
     def _stop(self, request_id: str, tensors: dict[str, Any]) -> None:
         if "stream_key" in tensors:
-            self._router.cancel(int(tensors["stream_key"].flat[0]))
+            # From `postprocessing`, which sees clients go.
+            self._router.cancel(int(tensors["stream_key"].flat[0]), CancelCause.CLIENT)
             return
         if not request_id:
             raise invalid("stop: the request has no id; send that of the request to stop")
@@ -93,7 +106,9 @@ class TritonPythonModel:
             raise Refusal(Code.NOT_FOUND, f"stop: no request with the id {request_id!r} is running")
         if len(keys) > 1:
             raise invalid(f"stop: {len(keys)} requests with the id {request_id!r} are running; ids must be unique")
-        self._router.cancel(keys[0])
+        given_up = request_id.startswith(UNARY_ID_PREFIX)
+        self._router.cancel(keys[0], CancelCause.CLIENT if given_up else CancelCause.STOP)
 
     def finalize(self) -> None:
         self._router.close()
+        self._metrics.close()

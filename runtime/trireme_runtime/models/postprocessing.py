@@ -7,6 +7,7 @@ from ..cancelling import EngineStopper
 from ..contract import invalid
 from ..detokenizing import Detokenizer
 from ..requests import check_batch_of_one
+from ..shared_state import StatusFile
 from ..stopping import cut_at_stop
 from ..tokenizing import load_tokenizer
 
@@ -18,6 +19,7 @@ class TritonPythonModel:
         config = triton.ModelConfig(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))
         self._stopper = EngineStopper(config.text("engine_model"))
+        self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -45,6 +47,9 @@ class TritonPythonModel:
             cut_at_stop(self._detokenizer.delta(window, row[:length].tolist(), final=bool(reason)), stop)
             for row, length, reason, stop in zip(ids[0], lengths[0], reasons, stops, strict=True)
         ]
+
+    def finalize(self) -> None:
+        self._status.close()
 
 
 def _texts_of(tensors: dict[str, Any], name: str, count: int, default: str) -> list[str]:

@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 
 from .. import triton
+from ..admission import HIGHEST_PRIORITY, LOWEST_PRIORITY, refusal_of
 from ..contract import invalid
+from ..metrics import RefusalCounter
 from ..requests import check_batch_of_one, decode_text
+from ..shared_state import QueueReader, StatusFile
 from ..tokenizing import Encoder, load_tokenizer
 
 
@@ -14,12 +17,17 @@ class TritonPythonModel:
     """In: QUERY or MESSAGES, STRING [1, 1]. Out: INPUT_ID [1, n], and what else a client of `tensorrt_llm` sends on."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        self._encoder = Encoder(load_tokenizer(triton.ModelConfig(args).folder("tokenizer_dir")))
+        config = triton.ModelConfig(args)
+        self._encoder = Encoder(load_tokenizer(config.folder("tokenizer_dir")))
+        self._queue = QueueReader(config.text("engine_model"))
+        self._refusals = RefusalCounter(args)
+        self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         prompts: list[str | Exception] = []
         for request in requests:
             try:
+                self._refuse_overload(request)
                 prompt = self._prompt(request)
                 self._encoder.check_length(prompt)
                 prompts.append(prompt)
@@ -32,6 +40,22 @@ class TritonPythonModel:
             else self._response(request, next(encoded))
             for request, prompt in zip(requests, prompts, strict=True)
         ]
+
+    def _refuse_overload(self, request: Any) -> None:
+        """Raise Refusal for what the engine would not let in however short its prompt is, before anything is done."""
+        found = self._queue.read()
+        if found is None or not any(found[1].queued):
+            return
+        tensors = triton.tensors_of(request)
+
+        def number(name: str) -> int:
+            return int(tensors[name].flat[0]) if name in tensors and tensors[name].size else 0
+
+        priority = min(HIGHEST_PRIORITY, max(LOWEST_PRIORITY, number("PRIORITY")))
+        refusal = refusal_of(*found, priority, 1 + max(1, number("REQUEST_OUTPUT_LEN")))
+        if refusal is not None:
+            self._refusals.count(refusal)
+            raise refusal
 
     def _prompt(self, request: Any) -> str:
         triton.refuse_parameters(request)
@@ -97,3 +121,6 @@ class TritonPythonModel:
             ),
             triton.output("EMBEDDING_BIAS", [bias], np.float32),
         ]
+
+    def finalize(self) -> None:
+        self._status.close()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .. import triton
+from ..shared_state import StatusFile
 from ..unary import UnaryFront
 
 
@@ -12,6 +13,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig(args)
         self._front = UnaryFront(config.text("ensemble"), config.text("engine_model"), config.integer("max_in_flight"))
+        self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -19,3 +21,4 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._front.close()
+        self._status.close()

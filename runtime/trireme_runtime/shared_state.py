@@ -1,0 +1,154 @@
+"""What the processes of one server tell each other, and their supervisor: small files in shared memory.
+
+Each model instance has a *status*: that it lives, and whether it serves. The file goes when the model is unloaded in
+good order, so one whose process is gone tells of a crash. The engine model also shows its *queue*, so that
+`preprocessing` can refuse before it tokenizes.
+"""
+
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .admission import NUM_PRIORITIES, QueueLimits, QueueState
+
+SHM = Path("/dev/shm")
+
+#: The beginning of the names of all of a server's files, regions of Triton's Python backend among them.
+PREFIX_VARIABLE = "TRIREME_SHM_PREFIX"
+
+_STATUS = struct.Struct("<qqq")
+_QUEUE = struct.Struct(f"<qqqqd{NUM_PRIORITIES}q{NUM_PRIORITIES}q")
+
+#: How long a reader keeps to the file that it found, while there may be one of a newer version.
+_LOOK_AGAIN_S = 1.0
+
+
+def shm_prefix() -> str:
+    """The prefix of this server's files, for a process of its; without a supervisor, after the server's process id."""
+    return os.environ.get(PREFIX_VARIABLE) or f"trireme_{os.getppid()}_"
+
+
+def _make(name: str, size: int) -> tuple[Path, mmap.mmap]:
+    path = SHM / f"{shm_prefix()}{name}"
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
+    staging.write_bytes(bytes(size))
+    with staging.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), size)
+    staging.rename(path)
+    return path, mapped
+
+
+class StatusFile:
+    """The status of one model instance, written by its process."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self._path, self._mapped = _make(f"{model}.{version}.status", _STATUS.size)
+        self._version = int(version)
+        self.serving(True)
+
+    def serving(self, serves: bool) -> None:
+        """Say whether requests are served now."""
+        _STATUS.pack_into(self._mapped, 0, os.getpid(), int(serves), self._version)
+
+    def close(self) -> None:
+        """Unloaded in good order."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """What a StatusFile says."""
+
+    model: str
+    version: int
+    pid: int
+    serves: bool
+
+
+def read_statuses(prefix: str) -> list[ModelStatus]:
+    """The status of every model instance of the server with this prefix."""
+    found = []
+    for path in sorted(SHM.glob(f"{prefix}*.status")):
+        try:
+            pid, serves, version = _STATUS.unpack(path.read_bytes())
+        except (OSError, struct.error):
+            continue
+        found.append(ModelStatus(path.name[len(prefix) :].split(".")[0], version, pid, bool(serves)))
+    return found
+
+
+class QueueFile:
+    """The queue of one engine model, written by its process."""
+
+    def __init__(self, model: str, version: str, limits: QueueLimits) -> None:
+        self._path, self._mapped = _make(f"{model}.{version}.queue", _QUEUE.size)
+        self._limits = limits
+
+    def write(self, state: QueueState) -> None:
+        """Show this state; a reader may see a part of the one before."""
+        limits = self._limits
+        _QUEUE.pack_into(
+            self._mapped,
+            0,
+            limits.max_size,
+            limits.max_tokens,
+            limits.max_delay_ms,
+            state.queued_tokens,
+            state.starts_per_s,
+            *state.queued,
+            *state.unstarted,
+        )
+
+    def close(self) -> None:
+        """Unloaded in good order."""
+        self._path.unlink(missing_ok=True)
+
+
+class QueueReader:
+    """Reads the queue of the highest version of an engine model."""
+
+    def __init__(self, model: str) -> None:
+        self._pattern = f"{shm_prefix()}{model}.*.queue"
+        self._path: Path | None = None
+        self._mapped: mmap.mmap | None = None
+        self._inode = 0
+        self._looked = float("-inf")
+
+    def read(self) -> tuple[QueueLimits, QueueState] | None:
+        """What may wait and what does; None where no such model is loaded."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN_S:
+            self._looked = now
+            self._open()
+        if self._mapped is None:
+            return None
+        size, tokens, delay_ms, queued_tokens, starts_per_s, *counts = _QUEUE.unpack_from(self._mapped)
+        if not size:
+            return None
+        state = QueueState(counts[:NUM_PRIORITIES], counts[NUM_PRIORITIES:], queued_tokens, starts_per_s)
+        return QueueLimits(size, tokens, delay_ms), state
+
+    def _open(self) -> None:
+        found = max(SHM.glob(self._pattern), key=lambda path: int(path.name.split(".")[-2]), default=None)
+        if found is None or (self._path == found and self._mapped is not None and _same(found, self._inode)):
+            if found is None:
+                self._path = self._mapped = None
+            return
+        try:
+            with found.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), _QUEUE.size, prot=mmap.PROT_READ)
+                self._inode = os.fstat(file.fileno()).st_ino
+        except (OSError, ValueError):
+            self._path = self._mapped = None
+            return
+        self._path = found
+
+
+def _same(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except OSError:
+        return False
