@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints_built import write_checkpoint
+from trireme_build.random_checkpoint import write_checkpoint
 from support import ROOT
 from tokenizers_built import metaspace_bpe, unigram
 from trireme_build.checkpoint import CheckpointError

@@ -1,6 +1,7 @@
 """A Hugging Face checkpoint of random weights, made without torch."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,26 @@ import numpy as np
 from safetensors.numpy import save_file
 
 
-def write_checkpoint(folder: Path, tokenizer: Any, seed: int = 0, context_tokens: int = 512) -> None:
-    """A two-layer Llama with the vocabulary of `tokenizer`; it makes no sense, and makes it deterministically."""
+@dataclass(frozen=True)
+class Dimensions:
+    """Of a Llama. The default is as small as makes sense; B has 125 million parameters with a vocabulary of 512."""
+
+    hidden: int = 64
+    intermediate: int = 96
+    heads: int = 4
+    kv_heads: int = 2
+    layers: int = 2
+    context_tokens: int = 512
+
+
+B = Dimensions(hidden=768, intermediate=3072, heads=12, kv_heads=12, layers=13, context_tokens=2048)
+
+
+def write_checkpoint(folder: Path, tokenizer: Any, seed: int = 0, dimensions: Dimensions = Dimensions()) -> None:
+    """A Llama with the vocabulary of `tokenizer`; it makes no sense, and makes it deterministically."""
     folder.mkdir(parents=True)
-    hidden, intermediate, heads, kv_heads, layers, vocab = 64, 96, 4, 2, 2, len(tokenizer)
+    hidden, intermediate, vocab = dimensions.hidden, dimensions.intermediate, len(tokenizer)
+    heads, kv_heads, layers = dimensions.heads, dimensions.kv_heads, dimensions.layers
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -21,7 +38,7 @@ def write_checkpoint(folder: Path, tokenizer: Any, seed: int = 0, context_tokens
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "max_position_embeddings": context_tokens,
+        "max_position_embeddings": dimensions.context_tokens,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
@@ -33,7 +50,7 @@ def write_checkpoint(folder: Path, tokenizer: Any, seed: int = 0, context_tokens
     random = np.random.default_rng(seed)
 
     def weight(*shape: int) -> Any:
-        return (random.standard_normal(shape) * 0.3).astype(np.float32)
+        return random.standard_normal(shape, np.float32) * np.float32(0.3 * (64 / hidden) ** 0.5)
 
     kv = hidden // heads * kv_heads
     weights = {"model.embed_tokens.weight": weight(vocab, hidden), "lm_head.weight": weight(vocab, hidden)}

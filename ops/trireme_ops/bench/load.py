@@ -1,0 +1,197 @@
+"""The load generator, a process of its own: streams in a closed loop, counted as cheaply as Python can.
+
+    python -m trireme_ops.bench.load < LOAD_AS_JSON > RESULT_AS_JSON
+
+Messages are not parsed as they come: they are counted and timed, and the last one before each end of the measured
+time is parsed afterwards, to count the tokens of answers that were under way.
+"""
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import serialize_byte_tensor
+
+_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+
+@dataclass(frozen=True)
+class Load:
+    """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
+
+    Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
+    """
+
+    address: str
+    model: str
+    concurrency: int
+    max_tokens: int
+    seconds: float
+    warm_up_s: float = 1.0
+    prompt: str = "Tell me something."
+
+
+@dataclass
+class Result:
+    """What was measured. Times in ms: to the first message of an answer, and between two messages of one."""
+
+    seconds: float
+    tokens: float
+    messages: int
+    requests: int
+    generator_cpu_s: float
+    ttft_ms: list[float] = field(default_factory=list)
+    gaps_ms: list[float] = field(default_factory=list)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Streamed tokens."""
+        return self.tokens / self.seconds
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value that `share` of the values do not exceed; NaN of none."""
+    return float(np.quantile(values, share)) if values else float("nan")
+
+
+def prompt_of(load: Load, number: int) -> str:
+    """The prompt of the request with this number."""
+    return f"{number} {load.prompt}"
+
+
+def request_of(load: Load, number: int) -> bytes:
+    """A serialized request."""
+    request = service_pb2.ModelInferRequest(model_name=load.model)
+    text = np.array([[prompt_of(load, number).encode()]], dtype=object)
+    for name, dtype, raw in (
+        ("text_input", "BYTES", serialize_byte_tensor(text).item()),
+        ("max_tokens", "INT32", np.int32(load.max_tokens).tobytes()),
+        ("end_id", "INT32", np.int32(-1).tobytes()),
+        ("stream", "BOOL", b"\1"),
+    ):
+        request.inputs.add(name=name, datatype=dtype, shape=[1, 1])
+        request.raw_input_contents.append(raw)
+    return bytes(request.SerializeToString())
+
+
+def tokens_in(message: bytes | None, messages: int) -> int:
+    """How many tokens of its answer had come with this message; without counts each message holds one."""
+    if message is None:
+        return 0
+    response = service_pb2.ModelStreamInferResponse.FromString(message)
+    if response.error_message:
+        raise RuntimeError(response.error_message)
+    for tensor, raw in zip(response.infer_response.outputs, response.infer_response.raw_output_contents, strict=True):
+        if tensor.name == "num_output_tokens":
+            return int.from_bytes(raw, "little")
+    return messages
+
+
+class _Stream:
+    """One of the streams: what came of the answer that is under way."""
+
+    def __init__(self) -> None:
+        self.message: bytes | None = None
+        self.messages = 0
+
+
+class _Meter:
+    """Counts while `measuring`."""
+
+    def __init__(self) -> None:
+        self.measuring = False
+        self.messages = 0
+        self.requests = 0
+        self.ttft_s: list[float] = []
+        self.gaps_s: list[float] = []
+
+
+async def _ask(call: Any, request: bytes, stream: _Stream, meter: _Meter) -> None:
+    began = last = time.perf_counter()
+    responses = call()
+    await responses.write(request)
+    await responses.done_writing()
+    stream.messages, stream.message = 0, None
+    while (message := await responses.read()) is not grpc.aio.EOF:
+        now = time.perf_counter()
+        stream.message = message
+        stream.messages += 1
+        if meter.measuring:
+            meter.messages += 1
+            if stream.messages == 1:
+                meter.ttft_s.append(now - began)
+            else:
+                meter.gaps_s.append(now - last)
+        last = now
+
+
+async def run(load: Load) -> Result:
+    """Put the load on. Raises RuntimeError where an answer is an error."""
+    meter = _Meter()
+    streams = [_Stream() for _ in range(load.concurrency)]
+    async with grpc.aio.insecure_channel(load.address) as channel:
+        call = channel.stream_stream(_METHOD)
+
+        async def worker(index: int) -> None:
+            number = index
+            while True:
+                await _ask(call, request_of(load, number), streams[index], meter)
+                if tokens_in(streams[index].message, streams[index].messages) != load.max_tokens:
+                    raise RuntimeError(f"an answer has not {load.max_tokens} tokens")
+                streams[index].message, streams[index].messages = None, 0
+                number += load.concurrency
+                meter.requests += meter.measuring
+
+        def under_way() -> list[tuple[bytes | None, int]]:
+            return [(stream.message, stream.messages) for stream in streams]
+
+        workers = [asyncio.create_task(worker(index)) for index in range(load.concurrency)]
+        await _for(load.warm_up_s, workers)
+        before, cpu_before, began = under_way(), cpu_s(), time.perf_counter()
+        meter.measuring = True
+        await _for(load.seconds, workers)
+        meter.measuring = False
+        seconds, cpu, after = time.perf_counter() - began, cpu_s() - cpu_before, under_way()
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    tokens = meter.requests * load.max_tokens
+    tokens += sum(tokens_in(*state) for state in after) - sum(tokens_in(*state) for state in before)
+    return Result(
+        seconds=seconds,
+        tokens=tokens,
+        messages=meter.messages,
+        requests=meter.requests,
+        generator_cpu_s=cpu,
+        ttft_ms=[1000 * value for value in meter.ttft_s],
+        gaps_ms=[1000 * value for value in meter.gaps_s],
+    )
+
+
+async def _for(seconds: float, workers: "list[asyncio.Task[None]]") -> None:
+    """Wait; raises what a worker raised."""
+    done, _ = await asyncio.wait(workers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+
+
+def cpu_s() -> float:
+    """Processor time of this process, in s."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    load = Load(**json.load(sys.stdin))
+    json.dump(asdict(asyncio.run(run(load))), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
