@@ -114,6 +114,11 @@ def _texts(raw: bytes) -> list[str]:
     return [text.decode("utf-8") for text in deserialize_bytes_tensor(raw)]
 
 
+def _count(raw: dict[str, bytes], name: str) -> int:
+    """A count, 0 where it has not come yet."""
+    return int.from_bytes(raw.get(name, b""), "little", signed=True)
+
+
 def _metrics(raw: dict[str, bytes]) -> Metrics | None:
     if "arrival_time_ns" not in raw:
         return None
@@ -126,8 +131,10 @@ def deltas_of(inference: Any) -> list[Delta]:
     raw = dict(zip((tensor.name for tensor in inference.outputs), inference.raw_output_contents, strict=True))
     if "text_output" not in raw:
         return []
-    texts, finish_reasons, stop_reasons = (
-        _texts(raw[name]) for name in ("text_output", "finish_reason", "stop_reason")
+    texts = _texts(raw["text_output"])
+    # They come with the last response of a sequence only.
+    finish_reasons, stop_reasons = (
+        _texts(raw[name]) if name in raw else [""] * len(texts) for name in ("finish_reason", "stop_reason")
     )
     first = int.from_bytes(raw.get("sequence_index", b""), "little")
     log_probs: list[Any] = [None] * len(texts)
@@ -135,7 +142,7 @@ def deltas_of(inference: Any) -> list[Delta]:
     if "output_log_probs" in raw:
         rows = np.frombuffer(raw["output_log_probs"], np.float32).reshape(len(texts), -1)
         lengths = np.frombuffer(raw["sequence_length"], np.int32).tolist()
-        prompt = int.from_bytes(raw["num_input_tokens"], "little")
+        prompt = _count(raw, "num_input_tokens")
         # Rows of unequal length are filled up; a prompt that is repeated has no log-probs.
         log_probs = [
             tuple(row[: length if length <= len(row) else length - prompt].tolist())
@@ -148,8 +155,8 @@ def deltas_of(inference: Any) -> list[Delta]:
             text=text,
             finish_reason=finish_reasons[row] or None,
             stop_reason=stop_reasons[row] or None,
-            num_input_tokens=int.from_bytes(raw["num_input_tokens"], "little", signed=True),
-            num_output_tokens=int.from_bytes(raw["num_output_tokens"], "little", signed=True),
+            num_input_tokens=_count(raw, "num_input_tokens"),
+            num_output_tokens=_count(raw, "num_output_tokens"),
             log_probs=log_probs[row],
             cum_log_prob=cum_log_probs[row],
             metrics=metrics,

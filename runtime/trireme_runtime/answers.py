@@ -59,6 +59,14 @@ class Chunk:
     metrics: Metrics | None = None
 
 
+class Queued(Enum):
+    """How an answer waits for the sender: not at all, until it is due, or to be sent at once."""
+
+    NOT = 0
+    UNTIL_DUE = 1
+    AT_ONCE = 2
+
+
 class CancelCause(str, Enum):
     """Why a generation was cancelled."""
 
@@ -88,6 +96,7 @@ class RunningSequence:
     def __init__(self, index: int, request: GenerationRequest, matcher: StopMatcher | None) -> None:
         self.index = index
         self.matcher = matcher
+        self.streaming = request.streaming and request.sampling.beam_width == 1
         self.ids: list[int] = list(request.input_ids) if request.echo else []
         self.echoed = len(self.ids)
         self.log_probs: list[float] | None = [] if request.log_probs else None
@@ -131,9 +140,12 @@ class RunningSequence:
         return hit is not None
 
     def piece(self, detokenizer: Detokenizer) -> Piece:
-        """What is new and may be sent; it counts as sent from now on."""
+        """What is new and may be sent; it counts as sent from now on. The first id of a stream comes alone."""
         start = detokenizer.window_start(self.ids, self.sent)
         end = self.releasable
+        if self.sent == 0 and self.streaming:
+            end = min(end, self.echoed + 1)
+        self.last_sent = self.done and end == self.releasable
         log_probs = None
         if self.log_probs is not None:
             log_probs = self.log_probs[max(0, self.sent - self.echoed) : max(0, end - self.echoed)]
@@ -144,11 +156,10 @@ class RunningSequence:
             output_ids=self.ids[self.sent : end],
             log_probs=log_probs,
             cum_log_prob=self._cum_log_prob,
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
+            finish_reason=self.finish_reason if self.last_sent else None,
+            stop_reason=self.stop_reason if self.last_sent else "",
         )
         self.sent = end
-        self.last_sent = self.done
         return piece
 
 
@@ -174,8 +185,10 @@ class RunningAnswer:
         self.sequences = sequences
         self.arrival_ns = time.monotonic_ns()
         self.error: Refusal | None = None
-        #: Whether it waits for the sender; whether it waits for room in the engine; whether it has a token.
-        self.queued = False
+        #: How it waits for the sender, which sends no further chunk before `due_s` (time.monotonic()), except the last.
+        self.queued = Queued.NOT
+        self.due_s = 0.0
+        #: Whether it waits for room in the engine; whether it has a token; whether anything was sent.
         self.waiting = False
         self.started = False
         self.sent_any = False

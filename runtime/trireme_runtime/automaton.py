@@ -56,6 +56,10 @@ class WordAutomaton:
             state = self._fallbacks[state]
         return self._children[state].get(character, 0)
 
+    def is_passed_by(self, text: str) -> bool:
+        """Whether `text` leaves the start where it is: no word begins in it."""
+        return self._children[0].keys().isdisjoint(text)
+
     def ending_at(self, state: int) -> Iterator[str]:
         """The words that are complete here, longest first."""
         if self._words[state] is None:

@@ -184,7 +184,7 @@ ENGINE_INPUTS = (
 
 ENGINE_OUTPUTS = (
     *_tensors("INT32", (-1, -1), "output_ids"),
-    *_tensors("INT32", (-1,), "sequence_length window_ids"),
+    *_tensors("INT32", (-1,), "sequence_length window_ids chunk"),
     *_tensors("UINT64", (1,), "stream_key"),
     *_tensors("STRING", (-1,), "finish_reason stop_reason"),
     *_REPORTS,
@@ -192,7 +192,7 @@ ENGINE_OUTPUTS = (
 
 POSTPROCESSING_INPUTS = (
     *_tensors("INT32", (-1, -1), "TOKENS_BATCH"),
-    *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS"),
+    *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS CHUNK"),
     *_tensors("UINT64", (1,), "STREAM_KEY"),
     *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
 )

@@ -5,8 +5,10 @@ is decode(window + new) without decode(window). The window begins where a charac
 do within the whole. Bytes of a character that is not complete yet are held back until it is, or until the end.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from codecs import utf_8_decode
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 REPLACEMENT = "\ufffd"
@@ -75,6 +77,21 @@ class Detokenizer:
         self._stand_ins = stand_ins
         self._added = added
         self._tokens = tokens
+        #: What each id adds, where that is the same wherever it stands; and whether a text loses its first space.
+        self._table, self._drops_first_space = self._context_free()
+
+    def _context_free(self) -> tuple[list[bytes] | None, bool]:
+        decoder = json.loads(self._backend.to_str())["decoder"] or {}
+        parts = decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
+        strips = [part for part in parts if part.get("type") == "Strip"]
+        known = {"ByteLevel"} if self._stand_ins else {"Replace", "ByteFallback", "Fuse", "Strip"}
+        if (
+            self._cleans_up
+            or {part.get("type") for part in parts} - known
+            or any((part["content"], part["stop"]) != (" ", 0) or part["start"] > 1 for part in strips)
+        ):
+            return None, False
+        return self.vocabulary(), any(part["start"] for part in strips)
 
     @property
     def vocab_size(self) -> int:
@@ -122,9 +139,31 @@ class Detokenizer:
 
     def delta(self, window: Sequence[int], new: Sequence[int], final: bool) -> str:
         """The text that `new` adds after `window`; with `final`, all that was held back comes too."""
+        if self._table is not None:
+            before_bytes = self.bytes_of(window)
+            rest = before_bytes[utf_8_decode(before_bytes, "replace", False)[1] :] if before_bytes else b""
+            return self.text_of(rest + self.bytes_of(new), final, is_first=not before_bytes)[0]
         before = self._settled(window) if window else ""
         together = [*window, *new]
         return (self.decode(together) if final else self._settled(together))[len(before) :]
+
+    @property
+    def is_context_free(self) -> bool:
+        """Whether each id adds the same bytes wherever it stands: then there are `bytes_of` and `text_of`."""
+        return self._table is not None
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """What `ids` add to a text."""
+        assert self._table is not None
+        return b"".join(map(self._table.__getitem__, ids))
+
+    def text_of(self, data: bytes, final: bool, is_first: bool) -> tuple[str, int]:
+        """The text of `data` up to its last complete character, or with `final` all of it, and how many bytes that is.
+
+        is_first: whether no text came before.
+        """
+        text, used = utf_8_decode(data, "replace", final)
+        return text[1:] if is_first and self._drops_first_space and text.startswith(" ") else text, used
 
     def _raw(self, ids: Sequence[int]) -> str:
         if not self._byte_tokens:

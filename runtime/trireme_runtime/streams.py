@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from .admission import LOWEST_PRIORITY, NUM_PRIORITIES, QueueLimits, QueueState, StartRate, refusal_of
-from .answers import CancelCause, RunningAnswer, RunningSequence, Sink
+from .answers import CancelCause, Queued, RunningAnswer, RunningSequence, Sink
 from .automaton import WordAutomaton
 from .contract import Code, Refusal
 from .detokenizing import Detokenizer
@@ -35,10 +35,15 @@ LOOKAHEAD = 2
 class RouterSettings:
     """queue: what may wait. kv_cache_overcommit: by how much the tokens that requests in the engine may come to can
     exceed its KV cache; with 1 it never has to preempt one.
+
+    chunk_delay_per_stream_s: how much longer, for each stream beside it, the ids of a stream collect before they are
+    sent; max_chunk_delay_s: at most so long. The first and the last ones are sent at once.
     """
 
     queue: QueueLimits = field(default_factory=QueueLimits)
     kv_cache_overcommit: float = 4.0
+    max_chunk_delay_s: float = 0.04
+    chunk_delay_per_stream_s: float = 0.002
 
 
 class Observer(Protocol):
@@ -114,7 +119,12 @@ class StreamRouter:
         self._rate = StartRate()
         #: (when, key) of what must have ended by then.
         self._deadlines: list[tuple[int, int]] = []
+        #: What is to be sent at once, and (when, tie-breaker, answer) of what is sent when it is due; entries of answers
+        #: that were sent meanwhile are passed over.
         self._ready: deque[RunningAnswer] = deque()
+        self._paced: list[tuple[float, int, RunningAnswer]] = []
+        self._wakes_at = 0.0
+        self._streaming = 0
         self._lock = threading.Lock()
         self._sendable = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
@@ -394,10 +404,38 @@ class StreamRouter:
             thread.join(timeout=10)
 
     def _queue(self, stream: RunningAnswer) -> None:
-        if stream.wants_sending and not stream.queued:
-            stream.queued = True
+        """Have what is new sent; with the lock held."""
+        if not stream.wants_sending or stream.queued is Queued.AT_ONCE:
+            return
+        if stream.done or not stream.sent_any:
+            stream.queued = Queued.AT_ONCE
             self._ready.append(stream)
             self._sendable.notify()
+        elif stream.queued is Queued.NOT:
+            stream.queued = Queued.UNTIL_DUE
+            heapq.heappush(self._paced, (stream.due_s, stream.key, stream))
+            if stream.due_s < self._wakes_at:
+                self._sendable.notify()
+
+    def _next_to_send(self) -> RunningAnswer | None:
+        """Wait, with the lock held, for what is to be sent now; None at the end."""
+        while True:
+            if self._ready:
+                return self._ready.popleft()
+            if self._closing:
+                return None
+            while self._paced and self._paced[0][2].queued is not Queued.UNTIL_DUE:
+                heapq.heappop(self._paced)
+            now = time.monotonic()
+            if self._paced and self._paced[0][0] <= now:
+                return heapq.heappop(self._paced)[2]
+            self._wakes_at = self._paced[0][0] if self._paced else float("inf")
+            self._sendable.wait(self._wakes_at - now if self._paced else None)
+
+    def _chunk_delay_s(self) -> float:
+        """How long ids collect now."""
+        settings = self._settings
+        return min(settings.max_chunk_delay_s, settings.chunk_delay_per_stream_s * (self._streaming - 1))
 
     def _feed(self) -> None:
         """Give the engine what waits, when there is room, and end what has come to its deadline."""
@@ -506,8 +544,7 @@ class StreamRouter:
         """Take a step's news in, with the lock held; the engine's keys that it should let go of."""
         finished: list[int] = []
         now = time.monotonic()
-        sequences, ready = self._sequences, self._ready
-        woken = bool(ready)
+        sequences = self._sequences
         watched = step.keys[int(now * 1e6) % len(step.keys)] if step.keys else 0
         for key, token in zip(step.keys, step.ids, strict=True):
             stream, sequence = sequences.get(key, _NOBODY)
@@ -522,13 +559,10 @@ class StreamRouter:
             sequence.last_token_s = now
             if not stream.started:
                 self._note_first(stream, now)
-            if not stream.queued and stream.wants_sending:
-                stream.queued = True
-                ready.append(stream)
+            if stream.queued is Queued.NOT:
+                self._queue(stream)
         for event in step.events:
             finished += self._note(event, now)
-        if ready and not woken:
-            self._sendable.notify()
         return finished
 
     def _note_first(self, stream: RunningAnswer, now: float) -> None:
@@ -556,20 +590,23 @@ class StreamRouter:
     def _send(self) -> None:
         while True:
             with self._lock:
-                while not self._ready and not self._closing:
-                    self._sendable.wait()
-                if not self._ready:
+                stream = self._next_to_send()
+                if stream is None:
                     return
-                stream = self._ready.popleft()
-                stream.queued = False
+                stream.queued = Queued.NOT
+                first = not stream.sent_any
+                stream.sent_any = True
                 chunk, done = (None, True) if stream.error else stream.chunk(self._detokenizer)
+                if first and stream.request.streaming:
+                    self._streaming += 1
                 if done:
+                    if stream.request.streaming:
+                        self._streaming -= 1
                     self._forget(stream)
                 else:
-                    # Another sequence may wait.
+                    stream.due_s = time.monotonic() + self._chunk_delay_s()
+                    # More may be there: another sequence, or what follows the first id.
                     self._queue(stream)
-            first = not stream.sent_any
-            stream.sent_any = True
             try:
                 if chunk is None:
                     assert stream.error is not None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
+from .packing import pack
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
 _TRITON_CODES = {
@@ -81,20 +82,61 @@ def refuse_parameters(request: Any) -> None:
         raise invalid(f"{sorted(parameters)[0]}: unknown input; GET /v2/models/MODEL lists those of the model")
 
 
+def packed_outputs(chunk: Chunk, always_counts: bool) -> list[Any]:
+    """The output tensors of `tensorrt_llm` for an ensemble: in the middle of an answer one, `chunk`, and no more.
+
+    always_counts: whether the client wants num_input_tokens and num_output_tokens with every response.
+    """
+    outputs = [pb_utils.Tensor("chunk", np.array([pack(chunk)], np.int32))]
+    ends = any(piece.finish_reason for piece in chunk.pieces)
+    has_log_probs = chunk.pieces[0].log_probs is not None
+    if ends or always_counts or has_log_probs:
+        outputs += _counts(chunk)
+    if ends:
+        outputs += _reasons(chunk)
+    if ends or has_log_probs:
+        outputs.append(_lengths(chunk))
+    return outputs + _reports(chunk)
+
+
 def chunk_outputs(chunk: Chunk) -> list[Any]:
     """The output tensors of `tensorrt_llm` for a chunk; rows of unequal length are filled up with zeros."""
     pieces = chunk.pieces
-    outputs = [
+    return [
         output("output_ids", [_even([piece.output_ids for piece in pieces], np.int32)], np.int32),
-        output("sequence_length", [[len(piece.output_ids) for piece in pieces]], np.int32),
+        _lengths(chunk),
         # Several sequences are sent whole, without a window.
         output("window_ids", [pieces[0].window_ids], np.int32),
         output("stream_key", [[chunk.stream_key]], np.uint64),
+        *_counts(chunk),
+        *_reasons(chunk),
+        *_reports(chunk),
+    ]
+
+
+def _lengths(chunk: Chunk) -> Any:
+    return output("sequence_length", [[len(piece.output_ids) for piece in chunk.pieces]], np.int32)
+
+
+def _counts(chunk: Chunk) -> list[Any]:
+    return [
         output("num_input_tokens", [[chunk.num_input_tokens]], np.int32),
         output("num_output_tokens", [[chunk.num_output_tokens]], np.int32),
-        output("finish_reason", [[p.finish_reason.value if p.finish_reason else "" for p in pieces]], object),
-        output("stop_reason", [[piece.stop_reason for piece in pieces]], object),
     ]
+
+
+def _reasons(chunk: Chunk) -> list[Any]:
+    reasons = [piece.finish_reason.value if piece.finish_reason else "" for piece in chunk.pieces]
+    return [
+        output("finish_reason", [reasons], object),
+        output("stop_reason", [[piece.stop_reason for piece in chunk.pieces]], object),
+    ]
+
+
+def _reports(chunk: Chunk) -> list[Any]:
+    """What comes where it is asked for."""
+    pieces = chunk.pieces
+    outputs = []
     if chunk.num_sequences > 1:
         outputs.append(output("sequence_index", [[pieces[0].sequence_index]], np.int32))
         outputs.append(output("batch_index", [[0]], np.int32))

@@ -1,6 +1,6 @@
 """The engine driven directly, in this process, with the requests that `load` sends: nothing but the engine.
 
-    python -m trireme_ops.bench.direct ENGINE ENGINE_FOLDER SETTINGS TOKENIZER < LOAD_AS_JSON > RESULT_AS_JSON
+python -m trireme_ops.bench.direct ENGINE ENGINE_FOLDER SETTINGS TOKENIZER < LOAD_AS_JSON > RESULT_AS_JSON
 """
 
 import json

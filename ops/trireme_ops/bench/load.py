@@ -26,7 +26,8 @@ _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 class Load:
     """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
 
-    Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
+    Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal. outputs: those that are
+    asked for, all where none is named.
     """
 
     address: str
@@ -36,6 +37,7 @@ class Load:
     seconds: float
     warm_up_s: float = 1.0
     prompt: str = "Tell me something."
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -78,6 +80,8 @@ def request_of(load: Load, number: int) -> bytes:
     ):
         request.inputs.add(name=name, datatype=dtype, shape=[1, 1])
         request.raw_input_contents.append(raw)
+    for name in load.outputs:
+        request.outputs.add(name=name)
     return bytes(request.SerializeToString())
 
 

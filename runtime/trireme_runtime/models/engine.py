@@ -18,14 +18,20 @@ from ..tokenizing import load_tokenizer
 
 
 class _ResponseSink:
-    """Sends a stream's chunks through Triton's response sender."""
+    """Sends a stream's chunks through Triton's response sender.
 
-    def __init__(self, sender: Any) -> None:
+    packed: whether they go on to `postprocessing`, and not to a client. always_counts: see `triton.packed_outputs`.
+    """
+
+    def __init__(self, sender: Any, packed: bool) -> None:
         self._sender = sender
+        self._packed = packed
+        self.always_counts = False
 
     def send(self, chunk: Chunk, final: bool) -> None:
+        outputs = triton.packed_outputs(chunk, self.always_counts) if self._packed else triton.chunk_outputs(chunk)
         self._sender.send(
-            triton.response(*triton.chunk_outputs(chunk)),
+            triton.response(*outputs),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0,
         )
 
@@ -37,7 +43,8 @@ class _ResponseSink:
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        # Triton never tells the step of an ensemble that is running, and asking it costs a message.
+        return not self._packed and bool(self._sender.is_cancelled())
 
 
 class TritonPythonModel:
@@ -59,7 +66,12 @@ class TritonPythonModel:
             max_tokens=config.integer("max_queue_tokens"),
             max_delay_ms=config.integer("max_queue_delay_ms"),
         )
-        router_settings = RouterSettings(queue, config.number("kv_cache_overcommit", lowest=1))
+        router_settings = RouterSettings(
+            queue,
+            config.number("kv_cache_overcommit", lowest=1),
+            max_chunk_delay_s=config.number("max_chunk_delay_ms", lowest=0) / 1000,
+            chunk_delay_per_stream_s=config.number("chunk_delay_per_stream_us", lowest=0) / 1e6,
+        )
 
         def start_engine() -> Engine:
             return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
@@ -71,7 +83,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            sink = _ResponseSink(request.get_response_sender())
+            wanted = request.requested_output_names()
+            sink = _ResponseSink(request.get_response_sender(), "chunk" in wanted and "output_ids" not in wanted)
             try:
                 self._take(request, sink)
             except Exception as error:
@@ -91,6 +104,9 @@ class TritonPythonModel:
         engine = self._router.engine
         generation = parse_generation(
             tensors, self._defaults, engine.limits, engine.honours, engine.name, self._detokenizer.decode
+        )
+        sink.always_counts = any(
+            name in tensors and tensors[name].any() for name in ("return_num_input_tokens", "return_num_output_tokens")
         )
         self._router.start(generation, sink, request.request_id())
 

@@ -1,24 +1,36 @@
 """Token ids to text: stateless detokenization of one chunk of a stream."""
 
+import time
 from typing import Any
 
 from .. import triton
 from ..cancelling import EngineStopper
 from ..contract import invalid
 from ..detokenizing import Detokenizer
+from ..packing import unpack
 from ..requests import check_batch_of_one
 from ..shared_state import StatusFile
 from ..stopping import cut_at_stop
 from ..tokenizing import load_tokenizer
 
 
+#: How often to look whether the client of a stream is still there, and of how many streams that is remembered.
+_LOOK_EVERY_S = 0.02
+_REMEMBERED = 4096
+
+
 class TritonPythonModel:
-    """In: TOKENS_BATCH [1, beams, n], SEQUENCE_LENGTH [1, beams], WINDOW_IDS [1, w]. Out: OUTPUT [1, beams]."""
+    """In: CHUNK [1, n], or TOKENS_BATCH [1, beams, n], SEQUENCE_LENGTH [1, beams], WINDOW_IDS [1, w].
+
+    Out: OUTPUT [1, beams].
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))
         self._stopper = EngineStopper(config.text("engine_model"))
+        #: When it was last asked whether the client of a stream is still there.
+        self._looked: dict[int, float] = {}
         self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -27,18 +39,47 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             tensors = triton.tensors_of(request)
-            if request.is_cancelled() and "STREAM_KEY" in tensors:
-                self._stopper.stop(int(tensors["STREAM_KEY"].flat[0]))
-            return triton.response(triton.output("OUTPUT", [self._texts(tensors)], object))
+            texts = self._chunk_texts(request, tensors) if "CHUNK" in tensors else self._texts(request, tensors)
+            return triton.response(triton.output("OUTPUT", [texts], object))
         except Exception as error:
             return triton.error_response(triton.as_refusal(error))
 
-    def _texts(self, tensors: dict[str, Any]) -> list[str]:
+    def _chunk_texts(self, request: Any, tensors: dict[str, Any]) -> list[str]:
+        """Of what comes from `tensorrt_llm`."""
+        check_batch_of_one("CHUNK", tensors["CHUNK"].shape)
+        chunk = unpack(tensors["CHUNK"][0].tolist())
+        # Asking costs a message to the server.
+        if self._due(chunk.stream_key) and request.is_cancelled():
+            self._stopper.stop(chunk.stream_key)
+        stops = _texts_of(tensors, "STOP_REASON", len(chunk.rows), default="")
+        return [
+            cut_at_stop(self._detokenizer.delta(chunk.window_ids, ids, final=last), stop)
+            for (ids, last), stop in zip(chunk.rows, stops, strict=True)
+        ]
+
+    def _due(self, stream_key: int) -> bool:
+        """Whether it is time again to look if a stream's client is still there."""
+        now = time.monotonic()
+        if now - self._looked.get(stream_key, 0.0) < _LOOK_EVERY_S:
+            return False
+        self._looked.pop(stream_key, None)
+        self._looked[stream_key] = now
+        if len(self._looked) > _REMEMBERED:
+            del self._looked[next(iter(self._looked))]
+        return True
+
+    def _texts(self, request: Any, tensors: dict[str, Any]) -> list[str]:
+        """Of what a client sends."""
+        for name in ("TOKENS_BATCH", "SEQUENCE_LENGTH"):
+            if name not in tensors:
+                raise invalid(f"{name}: missing; it is required")
         ids, lengths = tensors["TOKENS_BATCH"], tensors["SEQUENCE_LENGTH"]
         check_batch_of_one("TOKENS_BATCH", ids.shape)
         if ids.size and not 0 <= ids.min() <= ids.max() < self._detokenizer.vocab_size:
             bad = ids.min() if ids.min() < 0 else ids.max()
             raise invalid(f"TOKENS_BATCH: id {bad} is outside the vocabulary, 0 to {self._detokenizer.vocab_size - 1}")
+        if "STREAM_KEY" in tensors and request.is_cancelled():
+            self._stopper.stop(int(tensors["STREAM_KEY"].flat[0]))
         window = tensors["WINDOW_IDS"][0].tolist() if "WINDOW_IDS" in tensors else []
         # Without a finish reason there is no more to come: a plain client sends whole sequences.
         reasons = _texts_of(tensors, "FINISH_REASON", len(lengths[0]), default="stop")

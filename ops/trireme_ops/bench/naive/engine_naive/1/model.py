@@ -44,7 +44,8 @@ class TritonPythonModel:
                     del self._senders[event.key]
                     flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
                 sender.send(
-                    response(pb_utils.Tensor("output_ids", ids), pb_utils.Tensor("sequence_length", length)), flags=flags
+                    response(pb_utils.Tensor("output_ids", ids), pb_utils.Tensor("sequence_length", length)),
+                    flags=flags,
                 )
 
     def finalize(self):
