@@ -19,7 +19,7 @@ from trireme_ops.processes import session_members
 ROOT = Path(__file__).resolve().parents[1]
 TRIREME = Path(sys.executable).parent / "trireme"
 CHECKPOINT = ROOT / "build" / "checkpoints" / "trireme-reference"
-ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--health-port", "0")
 
 
 def rounds(short: int, long: int) -> int:
@@ -35,6 +35,17 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30, what: str = "t
             pytest.fail(f"{what} did not come true within {timeout_s} s")
         time.sleep(0.02)
     return value
+
+
+def metric_of(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric at a Prometheus endpoint, over those samples that have `labels`."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith((f"{name}{{", f"{name} ")) and all(f'{key}="{value}"' in line for key, value in labels.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -59,15 +70,26 @@ class Server:
         """The URL of the metrics."""
         return f"http://{self.addresses['metrics']}/metrics"
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+    @property
+    def health(self) -> str:
+        """The base URL of the supervisor's endpoint."""
+        return f"http://{self.addresses['health']}"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over its labels, of those samples that have `labels`."""
+        return metric_of(self.metrics, name, **labels)
+
+    def triton_pid(self) -> int:
+        """Process id of the tritonserver that runs now."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        (pid,) = (int(pid) for pid in children if "bin/tritonserver" in Path(f"/proc/{pid}/cmdline").read_text())
+        return pid
 
     def session(self) -> list[int]:
         """The processes of tritonserver's session."""
-        return session_members(self.addresses["triton_pid"])
+        if self.process.poll() is not None:
+            return session_members(self.addresses["triton_pid"])
+        return session_members(self.triton_pid())
 
     def regions(self) -> list[Path]:
         """Its shared memory."""
@@ -92,6 +114,12 @@ def start_server(folder: Path, *arguments: str, env: dict[str, str] | None = Non
             pytest.fail(f"trireme serve did not become ready: {process.communicate()[0]}")
         time.sleep(0.05)
     return Server(process, json.loads(ready.read_text()))
+
+
+def restarts_of(server: Server) -> dict[str, int]:
+    """How often the supervisor started the server again, by cause."""
+    name = "trireme_server_restarts_total"
+    return {c: int(metric_of(f"{server.health}/metrics", name, cause=c)) for c in ("tritonserver", "stub")}
 
 
 def stop_server(server: Server) -> str:

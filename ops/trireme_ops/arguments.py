@@ -13,8 +13,8 @@ def port(text: str) -> int:
 
 
 def add_port_arguments(parser: argparse.ArgumentParser) -> None:
-    """--http-port, --grpc-port and --metrics-port."""
-    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+    """--http-port, --grpc-port, --metrics-port and --health-port."""
+    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("health", 8003)):
         parser.add_argument(
             f"--{name}-port", type=port, default=default, metavar="PORT", help=f"default {default}; 0: any free one"
         )
@@ -22,4 +22,4 @@ def add_port_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ports_of(arguments: argparse.Namespace) -> Ports:
     """The ports as given, zeros included."""
-    return Ports(arguments.http_port, arguments.grpc_port, arguments.metrics_port)
+    return Ports(arguments.http_port, arguments.grpc_port, arguments.metrics_port, arguments.health_port)

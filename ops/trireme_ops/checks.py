@@ -239,7 +239,7 @@ def gpu() -> Finding:
 
 def free_ports(wanted: embedded.Ports) -> list[Finding]:
     """Whether the server's ports can be bound; 0 lets the system choose."""
-    named = [("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)]
+    named = [("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics), ("health", wanted.health)]
     taken = [name for name, port in named if port and not ports.is_free(port)]
     # One line to type for all of them.
     others = " ".join(f"--{name}-port {port}" for name, port in zip(taken, ports.free_ports(len(taken)), strict=True))

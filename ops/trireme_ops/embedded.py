@@ -28,11 +28,12 @@ _STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the server listens, on the loopback address."""
+    """Where the server listens, on the loopback address; health: where its supervisor does."""
 
     http: int
     grpc: int
     metrics: int
+    health: int
 
 
 def libpython() -> Path:

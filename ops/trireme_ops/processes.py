@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,14 @@ def shm_prefix(owner_pid: int) -> str:
 def is_alive(pid: int) -> bool:
     """Whether a process of this id exists."""
     return Path(f"/proc/{pid}").exists()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this id exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def abandoned_regions() -> list[Path]:
@@ -50,6 +59,11 @@ def session_members(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z":
             members.append(int(entry.name))
     return members
+
+
+def environment_folders() -> set[Path]:
+    """The folders that Triton's Python backend makes for packed environments, and leaves behind when it is killed."""
+    return set(Path(tempfile.gettempdir()).glob("python_env_*"))
 
 
 def _end_with_parent() -> None:

@@ -18,6 +18,7 @@ from .embedded import ADDRESS, Ports
 from .errors import OperatorError
 from .layout import Layout
 from .server import EmbeddedServer
+from .supervisor import Supervisor
 
 #: Deployment profiles. `cpu` is the model repository as committed.
 PROFILES = ("cpu",)
@@ -32,6 +33,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--ready-file", type=Path, help="write addresses and process ids here, as JSON, once ready")
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
+    parser.add_argument(
+        "--restart",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the server again when one of its processes dies (default), or end",
+    )
     parser.set_defaults(run=run)
 
 
@@ -76,8 +83,8 @@ def prepare_engines(layout: Layout) -> None:
 
 
 def _resolve(wanted: Ports) -> Ports:
-    free = iter(ports.free_ports(3))
-    return Ports(*(port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics)))
+    free = iter(ports.free_ports(4))
+    return Ports(*(port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics, wanted.health)))
 
 
 def _shown(path: Path) -> str:
@@ -93,6 +100,7 @@ def _announce(server: EmbeddedServer, started: float) -> None:
         f"  gRPC     {grpc}\n"
         f"  HTTP     http://{ADDRESS}:{server.ports.http}\n"
         f"  metrics  http://{ADDRESS}:{server.ports.metrics}/metrics\n"
+        f"  health   http://{ADDRESS}:{server.ports.health}/v2/health/ready\n"
         f"  log      {_shown(server.log_path)}\n"
         f"Ask it something, from another terminal:\n"
         f'  {_shown(Path(sys.argv[0]))} ask{url} "What is 37 + 58?"\n'
@@ -108,6 +116,7 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
         "http": f"{ADDRESS}:{server.ports.http}",
         "grpc": f"{ADDRESS}:{server.ports.grpc}",
         "metrics": f"{ADDRESS}:{server.ports.metrics}",
+        "health": f"{ADDRESS}:{server.ports.health}",
     }
     staging = path.with_name(f"{path.name}.{os.getpid()}")
     staging.write_text(json.dumps(ready), encoding="utf-8")
@@ -128,19 +137,22 @@ def run(arguments: argparse.Namespace) -> int:
     server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout)
     signals = _Signals()
     print("Starting tritonserver ...", flush=True)
-    server.start()
+
+    def announce() -> None:
+        _announce(server, started)
+        if arguments.ready_file:
+            _write_ready_file(arguments.ready_file, server)
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    supervisor = Supervisor(server, lambda: signals.count > 0, say, arguments.ready_timeout, arguments.restart)
     try:
-        if server.wait_until_ready(arguments.ready_timeout, lambda: signals.count > 0):
-            _announce(server, started)
-            if arguments.ready_file:
-                _write_ready_file(arguments.ready_file, server)
-        while signals.count == 0:
-            if server.process.poll() is not None:
-                raise OperatorError(f"tritonserver {server.how_it_ended()} by itself:\n{server.errors_in_log()}")
-            time.sleep(0.1)
+        supervisor.run(announce)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
     finally:
-        server.stop(at_once=lambda: signals.count > 1)
+        if server.was_started:
+            server.stop(at_once=lambda: signals.count > 1)
         if arguments.ready_file:
             arguments.ready_file.unlink(missing_ok=True)
     print("Stopped.", flush=True)

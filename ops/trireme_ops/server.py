@@ -1,5 +1,6 @@
 """The embedded server's life: start, wait until it is ready, watch, drain, stop, leave nothing behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+from trireme_runtime.shared_state import ModelStatus, read_statuses
 
 from . import embedded, processes
 from .embedded import ADDRESS, Ports
@@ -32,6 +35,8 @@ class EmbeddedServer:
         self.drain_timeout_s = drain_timeout_s
         self.was_ready = False
         self._shm_prefix = processes.shm_prefix(os.getpid())
+        self._environment_folders_before: set[Path] = set()
+        self._environment_folders: set[Path] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
 
@@ -40,6 +45,11 @@ class EmbeddedServer:
         """The running server."""
         assert self._process is not None, "the server was not started"
         return self._process
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is a process, running or not."""
+        return self._process is not None
 
     def start(self) -> None:
         """Start the process; shared memory of servers that are gone is removed first."""
@@ -54,6 +64,8 @@ class EmbeddedServer:
             log = self.log_path.open("wb")
         except OSError as error:
             raise OperatorError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
+        self.was_ready = False
+        self._environment_folders_before = processes.environment_folders()
         with log:
             self._process = processes.start_session(command, embedded.environment(self.ports, self._shm_prefix), log)
         self._guardian = subprocess.Popen(
@@ -62,11 +74,15 @@ class EmbeddedServer:
             start_new_session=True,
         )
 
-    def is_ready(self) -> bool:
-        """Whether the server and all its models are ready."""
+    def statuses(self) -> list[ModelStatus]:
+        """What the models' processes say of themselves."""
+        return read_statuses(self._shm_prefix)
+
+    def is_ready(self, timeout_s: float = 2) -> bool:
+        """Whether Triton says that it and all its models are ready; it does not notice the death of a stub."""
         url = f"http://{ADDRESS}:{self.ports.http}/v2/health/ready"
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=timeout_s) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -82,6 +98,7 @@ class EmbeddedServer:
                 raise OperatorError(f"tritonserver {self.how_it_ended()}:\n{self.errors_in_log()}")
             if self.is_ready():
                 self.was_ready = True
+                self._environment_folders = processes.environment_folders() - self._environment_folders_before
                 return True
             if time.monotonic() > deadline:
                 raise OperatorError(f"tritonserver was not ready after {timeout_s:g} s:\n{self.errors_in_log()}")
@@ -164,9 +181,19 @@ class EmbeddedServer:
         self._clean_up()
         return process.returncode
 
-    def _clean_up(self) -> None:
+    def kill(self) -> None:
+        """End it at once, with all that belongs to it, and clean up: its clients see their sockets closed."""
+        self.process.kill()
+        self._clean_up(grace_s=0)
+        self.process.wait()
+
+    def _clean_up(self, grace_s: float = 2) -> None:
         """Stubs see that their server is gone within a moment."""
-        processes.clear_session(self.process.pid, self._shm_prefix, grace_s=2)
+        processes.clear_session(self.process.pid, self._shm_prefix, grace_s)
+        for folder in self._environment_folders:
+            # It is empty: nothing here uses Triton's packed environments.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         if self._guardian is not None and self._guardian.stdin is not None:
             self._guardian.stdin.close()
             self._guardian.wait()

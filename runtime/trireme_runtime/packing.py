@@ -1,4 +1,4 @@
-"""A chunk as one INT32 tensor, from `tensorrt_llm` to `postprocessing`: each further tensor costs time in every message.
+"""A chunk as one INT32 tensor, from `tensorrt_llm` to `postprocessing`: each further tensor costs time.
 
 stream key (low 31 bits), stream key (high bits), rows, length of the window,
 for each row: its length, and 1 if nothing follows, then the window's ids, then those of each row

@@ -54,7 +54,7 @@ class StopMatcher:
         return None
 
     def _pass_over(self, ids: Sequence[int]) -> bool:
-        """Take ids whose text holds no character with which a stop string begins; False, and nothing done, for others."""
+        """Take ids in whose text no stop string begins; False, and nothing done, for others."""
         data = self._bytes + self._detokenizer.bytes_of(ids)
         text, used = self._detokenizer.text_of(data, False, is_first=self._fresh)
         if not self._stops.is_passed_by(text):

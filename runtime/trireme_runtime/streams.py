@@ -119,8 +119,8 @@ class StreamRouter:
         self._rate = StartRate()
         #: (when, key) of what must have ended by then.
         self._deadlines: list[tuple[int, int]] = []
-        #: What is to be sent at once, and (when, tie-breaker, answer) of what is sent when it is due; entries of answers
-        #: that were sent meanwhile are passed over.
+        #: What is to be sent at once, and (when, tie-breaker, answer) of what is sent when it is due; entries of
+        #: answers that were sent meanwhile are passed over.
         self._ready: deque[RunningAnswer] = deque()
         self._paced: list[tuple[float, int, RunningAnswer]] = []
         self._wakes_at = 0.0

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from trireme_build.random_checkpoint import write_checkpoint
 from support import ROOT
 from tokenizers_built import metaspace_bpe, unigram
 from trireme_build.checkpoint import CheckpointError
 from trireme_build.engine_folder import ensure_engine, is_current, source_of
+from trireme_build.random_checkpoint import write_checkpoint
 from trireme_runtime.engines.base import EngineSettings
 from trireme_runtime.engines.openvino import OpenVinoEngine
 from trireme_runtime.manifest import read_manifest, verify_manifest, write_manifest

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trireme_build.random_checkpoint import write_checkpoint
 from raw import Refusal, ask, connected, read
 from support import CHECKPOINT, ROOT, TRIREME, start_server, stop_server
 from tokenizers_built import metaspace_bpe
+from trireme_build.random_checkpoint import write_checkpoint
 
 
 @pytest.fixture

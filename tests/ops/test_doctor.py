@@ -67,7 +67,7 @@ def test_abandoned_shared_memory_is_noted_with_what_to_type() -> None:
 
 
 def test_a_port_of_zero_is_always_free() -> None:
-    assert all(finding.status is Status.OK for finding in checks.free_ports(embedded.Ports(0, 0, 0)))
+    assert all(finding.status is Status.OK for finding in checks.free_ports(embedded.Ports(0, 0, 0, 0)))
 
 
 def test_every_problem_shows_what_to_type() -> None:

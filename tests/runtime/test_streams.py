@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import wait_for
-from trireme_runtime.admission import QueueLimits, QueueState
+from trireme_runtime.admission import QueueState
 from trireme_runtime.answers import CancelCause, Chunk, RunningAnswer
 from trireme_runtime.contract import Code, FinishReason, Refusal
 from trireme_runtime.detokenizing import Detokenizer
@@ -23,7 +23,7 @@ from trireme_runtime.engines.base import (
     Sampling,
 )
 from trireme_runtime.requests import GenerationRequest
-from trireme_runtime.streams import RouterSettings, StreamRouter
+from trireme_runtime.streams import StreamRouter
 
 
 class DrivenEngine:

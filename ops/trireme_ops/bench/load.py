@@ -26,8 +26,8 @@ _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 class Load:
     """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
 
-    Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal. outputs: those that are
-    asked for, all where none is named.
+    Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
+    outputs: those that are asked for, all where none is named.
     """
 
     address: str
@@ -123,7 +123,7 @@ async def _ask(call: Any, request: bytes, stream: _Stream, meter: _Meter) -> Non
     await responses.write(request)
     await responses.done_writing()
     stream.messages, stream.message = 0, None
-    while (message := await responses.read()) is not grpc.aio.EOF:
+    while (message := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
         now = time.perf_counter()
         stream.message = message
         stream.messages += 1
@@ -141,7 +141,7 @@ async def run(load: Load) -> Result:
     meter = _Meter()
     streams = [_Stream() for _ in range(load.concurrency)]
     async with grpc.aio.insecure_channel(load.address) as channel:
-        call = channel.stream_stream(_METHOD)
+        call = channel.stream_stream(_METHOD, None, None)
 
         async def worker(index: int) -> None:
             number = index

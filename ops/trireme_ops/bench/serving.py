@@ -17,7 +17,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 @contextmanager
 def serving(layout: Layout) -> Iterator[EmbeddedServer]:
     """A server on `layout`, ready, until the end."""
-    server = EmbeddedServer(layout, Ports(*ports.free_ports(3)), layout.root / "triton.log", drain_timeout_s=2)
+    server = EmbeddedServer(layout, Ports(*ports.free_ports(4)), layout.root / "triton.log", drain_timeout_s=2)
     server.start()
     try:
         server.wait_until_ready(120, lambda: False)

@@ -13,7 +13,6 @@ from ..shared_state import StatusFile
 from ..stopping import cut_at_stop
 from ..tokenizing import load_tokenizer
 
-
 #: How often to look whether the client of a stream is still there, and of how many streams that is remembered.
 _LOOK_EVERY_S = 0.02
 _REMEMBERED = 4096

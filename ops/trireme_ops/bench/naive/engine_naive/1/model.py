@@ -1,6 +1,7 @@
 """One response for each token, as soon as the engine has it."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -11,15 +12,17 @@ from trireme_runtime.triton import ModelConfig, response
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    """In: ids. Out: a response for each."""
+
+    def initialize(self, args: dict[str, str]) -> None:
         config = ModelConfig(args)
         settings = EngineSettings(max_num_seqs=config.integer("max_num_sequences"), kv_cache_tokens=1 << 20)
         self._engine = load_engine("null", config.folder("engine_dir"), settings)
-        self._senders = {}
+        self._senders: dict[int, Any] = {}
         self._next = 0
         threading.Thread(target=self._send, daemon=True).start()
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> None:
         for request in requests:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             self._next += 1
@@ -33,7 +36,7 @@ class TritonPythonModel:
                 )
             )
 
-    def _send(self):
+    def _send(self) -> None:
         for step in self._engine.steps():
             for event in step.all_events():
                 sender = self._senders[event.key]
@@ -48,5 +51,5 @@ class TritonPythonModel:
                     flags=flags,
                 )
 
-    def finalize(self):
+    def finalize(self) -> None:
         self._engine.close()

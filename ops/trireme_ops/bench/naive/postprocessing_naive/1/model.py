@@ -1,5 +1,7 @@
 """Decodes each response's ids by themselves."""
 
+from typing import Any
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -8,13 +10,15 @@ from trireme_runtime.triton import ModelConfig, response
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    """In: ids. Out: their text."""
+
+    def initialize(self, args: dict[str, str]) -> None:
         self._tokenizer = load_tokenizer(ModelConfig(args).folder("tokenizer_dir"))
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: Any) -> Any:
         ids = pb_utils.get_input_tensor_by_name(request, "TOKENS_BATCH").as_numpy()
         lengths = pb_utils.get_input_tensor_by_name(request, "SEQUENCE_LENGTH").as_numpy()
         texts = [

@@ -1,0 +1,85 @@
+"""The supervisor's own endpoint: readiness that knows of dead processes, and its metrics.
+
+Triton calls itself ready while a stub of its Python backend is dead, and does not know of the engine's process at all.
+"""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from .embedded import ADDRESS
+
+#: Readiness of a model, or with None of everything.
+Ready = Callable[[str | None], bool]
+
+
+class SupervisorMetrics:
+    """What the supervisor counts."""
+
+    def __init__(self, ready: Ready) -> None:
+        self.registry = CollectorRegistry()
+        self._restarts = Counter(
+            "trireme_server_restarts",
+            "Times that tritonserver was started again, by what had died",
+            ["cause"],
+            registry=self.registry,
+        )
+        for cause in ("tritonserver", "stub"):
+            self._restarts.labels(cause)
+        gauge = Gauge("trireme_server_ready", "1 while the server and all its models serve", registry=self.registry)
+        gauge.set_function(lambda: float(ready(None)))
+
+    def restarted(self, cause: str) -> None:
+        """Count one."""
+        self._restarts.labels(cause).inc()
+
+
+class HealthEndpoint:
+    """HTTP on the loopback address: Triton's health paths, and /metrics. Use `start` and `stop`."""
+
+    def __init__(self, port: int, ready: Ready) -> None:
+        self.metrics = SupervisorMetrics(ready)
+        metrics = self.metrics
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                parts = self.path.partition("?")[0].strip("/").split("/")
+                if parts == ["v2", "health", "live"]:
+                    self._answer(200)
+                elif parts == ["v2", "health", "ready"]:
+                    self._answer(200 if ready(None) else 503)
+                elif len(parts) == 4 and parts[:2] == ["v2", "models"] and parts[3] == "ready":
+                    self._answer(200 if ready(parts[2]) else 503)
+                elif parts == ["metrics"]:
+                    self._answer(200, generate_latest(metrics.registry), CONTENT_TYPE_LATEST)
+                else:
+                    self._answer(404)
+
+            def _answer(self, status: int, body: bytes = b"", content_type: str = "text/plain") -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                """Nothing: balancers ask every second."""
+
+        self._server = ThreadingHTTPServer((ADDRESS, port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

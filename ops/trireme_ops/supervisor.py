@@ -1,0 +1,123 @@
+"""Keeps a server alive: watches tritonserver and its models' processes, and starts all of it again when one dies."""
+
+import time
+from collections.abc import Callable
+
+from .errors import OperatorError
+from .health import HealthEndpoint
+from .processes import is_running
+from .server import EmbeddedServer
+
+#: How often to look. A stream of a dead stub ends this much later, and a little more.
+_WATCH_S = 0.1
+
+#: The wait before a server that dies again soon after its start is started once more: at first none, then doubled.
+_FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 30.0
+
+#: A server that was ready for so long has its next death forgiven.
+_STABLE_S = 60.0
+
+
+class Supervisor:
+    """Runs one server until it is told to end.
+
+    stopped: whether it is time to end. say: prints a line for the operator. With `restarts` false, the first death is
+    the end.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        stopped: Callable[[], bool],
+        say: Callable[[str], None],
+        ready_timeout_s: float,
+        restarts: bool = True,
+    ) -> None:
+        self._server = server
+        self._stopped = stopped
+        self._say = say
+        self._ready_timeout_s = ready_timeout_s
+        self._restarts = restarts
+        self._serving = False
+        self.health = HealthEndpoint(server.ports.health, self.is_ready)
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether a model, or with None everything, serves: no process is dead, no engine is being started again."""
+        statuses = self._server.statuses()
+        if not self._serving or not all(is_running(status.pid) for status in statuses):
+            return False
+        if model is not None and any(status.model == model for status in statuses):
+            return all(status.serves for status in statuses if status.model == model)
+        return all(status.serves for status in statuses) and self._server.is_ready(timeout_s=1)
+
+    def run(self, announce: Callable[[], None]) -> None:
+        """Serve until `stopped`; `announce` is called once, when the server is ready.
+
+        Raises OperatorError if the server is not ready at first, or dies and is not to be started again.
+        """
+        self._server.start()
+        if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
+            return
+        self._serving = True
+        self.health.start()
+        announce()
+        delay_s, ready_since = 0.0, time.monotonic()
+        try:
+            while (death := self._wait_for_death()) is not None:
+                self._serving = False
+                cause, message = death
+                if not self._restarts:
+                    raise OperatorError(message)
+                if time.monotonic() - ready_since > _STABLE_S:
+                    delay_s = 0.0
+                self.health.metrics.restarted(cause)
+                self._say(f"{message}\nStarting it again{f' in {delay_s:g} s' if delay_s else ''} ...")
+                self._server.kill()
+                if not self._wait(delay_s) or not self._start_again():
+                    return
+                ready_since = time.monotonic()
+                delay_s = min(_MAX_DELAY_S, 2 * delay_s or _FIRST_DELAY_S)
+        finally:
+            self._serving = False
+            self.health.stop()
+
+    def _start_again(self) -> bool:
+        """Try until the server is ready; False if it is time to end."""
+        delay_s = _FIRST_DELAY_S
+        while True:
+            started = time.monotonic()
+            self._server.start()
+            try:
+                if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
+                    return False
+            except OperatorError as error:
+                self._say(f"{error}\nTrying again in {delay_s:g} s ...")
+                self._server.kill()
+                if not self._wait(delay_s):
+                    return False
+                delay_s = min(_MAX_DELAY_S, 2 * delay_s)
+                continue
+            self._serving = True
+            self._say(f"Ready again after {time.monotonic() - started:.1f} s.")
+            return True
+
+    def _wait(self, delay_s: float) -> bool:
+        """Wait; False if it is time to end."""
+        until = time.monotonic() + delay_s
+        while time.monotonic() < until:
+            if self._stopped():
+                return False
+            time.sleep(_WATCH_S)
+        return not self._stopped()
+
+    def _wait_for_death(self) -> tuple[str, str] | None:
+        """Wait until a process of the server has died: what died, and a message. None if it is time to end."""
+        while not self._stopped():
+            if self._server.process.poll() is not None:
+                how = self._server.how_it_ended()
+                return "tritonserver", f"tritonserver {how} by itself:\n{self._server.errors_in_log()}"
+            for status in self._server.statuses():
+                if not is_running(status.pid):
+                    return "stub", f"the process {status.pid} of the model {status.model} died"
+            time.sleep(_WATCH_S)
+        return None
