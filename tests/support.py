@@ -44,7 +44,8 @@ def metric_of(url: str, name: str, **labels: str) -> float:
     return sum(
         float(line.rpartition(" ")[2])
         for line in lines
-        if line.startswith((f"{name}{{", f"{name} ")) and all(f'{key}="{value}"' in line for key, value in labels.items())
+        if line.startswith((f"{name}{{", f"{name} "))
+        and all(f'{key}="{value}"' in line for key, value in labels.items())
     )
 
 

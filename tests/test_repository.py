@@ -79,7 +79,7 @@ def test_the_edges_of_an_ensemble_fit(name: str) -> None:
 def test_sampling_and_stop_tensors_stay_out_of_the_batched_step(name: str) -> None:
     (step,) = (s for s in parse(BY_NAME[name]).ensemble_scheduling.step if s.model_name == "preprocessing")
     assert parse(BY_NAME["preprocessing"]).HasField("dynamic_batching")
-    assert step.input_map.keys() <= {"QUERY", "MESSAGES", "CHAT_TEMPLATE_KWARGS", "REQUEST_OUTPUT_LEN"}
+    assert step.input_map.keys() <= {"QUERY", "MESSAGES", "CHAT_TEMPLATE_KWARGS", "REQUEST_OUTPUT_LEN", "PRIORITY"}
 
 
 def test_chunks_of_a_stream_cannot_overtake_each_other_or_vanish() -> None:

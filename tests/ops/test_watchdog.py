@@ -109,7 +109,9 @@ def check_round(server: Server, harm: Callable[[], None], ready_url: str) -> Non
     assert all(isinstance(error, Unavailable) for error in streams.errors), streams.errors
     wait_for(lambda: serves(server), 60, "an answer")
     wait_for(lambda: status_of(ready_url) == 200, 60, "readiness")
-    print(f"streams ended {max(streams.ended_at) - began:.2f} s, served again {time.monotonic() - began:.2f} s after it")
+    print(
+        f"streams ended {max(streams.ended_at) - began:.2f} s, served again {time.monotonic() - began:.2f} s after it"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -117,17 +119,15 @@ def test_a_dead_or_stopped_engine_is_replaced_in_the_same_server(server: Server,
     ready = f"{server.health}/v2/models/tensorrt_llm/ready"
     triton, before = server.triton_pid(), restarts_of(server)
     cause = "hung" if number == signal.SIGSTOP else "ended"
-    lost_before = server.metric("trireme_engine_restarts_total", cause=cause)
+
+    def lost() -> float:
+        return server.metric("trireme_engine_restarts_total", cause=cause)
+
     for _ in range(rounds(1, 20)):
-        before = restarts_of(server)
-        engine = engine_of(server)
+        engine, lost_before = engine_of(server), lost()
         check_round(server, lambda engine=engine: os.kill(engine, number), ready)  # type: ignore[misc]
         assert not processes.is_running(engine)
-
-        def lost() -> float:
-            return server.metric("trireme_engine_restarts_total", cause=cause) - lost_before
-
-        wait_for(lambda count=count: lost() == count)  # type: ignore[misc]
+        wait_for(lambda before=lost_before: lost() == before + 1)  # type: ignore[misc]
     assert processes.is_running(triton)
     assert restarts_of(server) == before
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import wait_for
-from trireme_runtime.admission import QueueState
+from trireme_runtime.admission import QueueLimits, QueueState
 from trireme_runtime.answers import CancelCause, Chunk, RunningAnswer
 from trireme_runtime.contract import Code, FinishReason, Refusal
 from trireme_runtime.detokenizing import Detokenizer
@@ -23,7 +23,7 @@ from trireme_runtime.engines.base import (
     Sampling,
 )
 from trireme_runtime.requests import GenerationRequest
-from trireme_runtime.streams import StreamRouter
+from trireme_runtime.streams import RouterSettings, StreamRouter
 
 
 class DrivenEngine:
@@ -399,3 +399,141 @@ def test_log_probs_come_with_their_ids_and_not_with_the_prompt(
     assert [value for piece in generated for value in piece.log_probs or []] == [-0.0, -1.0, -2.0]
     assert pieces[-1].cum_log_prob == -3.0
     assert sum(len(piece.output_ids) for piece in pieces) == 6
+
+
+TIGHT = RouterSettings(QueueLimits(max_size=2, max_tokens=10_000, max_delay_ms=60_000), kv_cache_overcommit=1)
+
+
+@pytest.fixture
+def tight(engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
+    """A router before an engine that has room for three generations, with room for two that wait."""
+
+    def start_engine() -> DrivenEngine:
+        engines.append(DrivenEngine())
+        return engines[-1]
+
+    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, TIGHT)
+    yield router
+    router.close()
+
+
+def fill(router: StreamRouter) -> list[int]:
+    # 3 + 64 tokens are 3 blocks of 32, and there are 8.
+    return [router.start(generation(), RecordingSink()) for _ in range(2)]
+
+
+def test_what_the_engine_has_no_room_for_waits_and_goes_by_priority(
+    tight: StreamRouter, engines: list[DrivenEngine], watcher: Watcher
+) -> None:
+    first, second = fill(tight)
+    low = tight.start(replace(generation(), priority=-3), RecordingSink())
+    high = tight.start(replace(generation(), priority=3), RecordingSink())
+    assert list(engines[0].submitted) == [first, second]
+    assert watcher.waiting == 2
+    engines[0].emit(EngineEvent(first, (40,), FinishReason.LENGTH))
+    wait_for(lambda: list(engines[0].submitted) == [first, second, high])
+    engines[0].emit(EngineEvent(second, (40,), FinishReason.LENGTH))
+    wait_for(lambda: list(engines[0].submitted) == [first, second, high, low])
+    assert watcher.waiting == 0
+
+
+def test_more_than_may_wait_is_refused_and_a_higher_priority_takes_a_place(tight: StreamRouter) -> None:
+    fill(tight)
+    sinks = [RecordingSink(), RecordingSink()]
+    for sink in sinks:
+        tight.start(generation(), sink)
+    refused = RecordingSink()
+    with pytest.raises(Refusal, match="2 requests wait; at most 2 may") as caught:
+        tight.start(generation(), refused)
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    tight.start(replace(generation(), priority=1), RecordingSink())
+    assert sinks[1].ended.wait(10)
+    assert sinks[1].error is not None
+    assert (sinks[1].error.code, sinks[1].error.retry_after_ms) == (Code.RESOURCE_EXHAUSTED, 1000)
+    assert not sinks[0].ended.is_set()
+
+
+def test_a_deadline_that_passes_in_the_queue_is_never_started(
+    tight: StreamRouter, engines: list[DrivenEngine], watcher: Watcher
+) -> None:
+    running = fill(tight)
+    sink = RecordingSink()
+    key = tight.start(replace(generation(), deadline_ms=30), sink)
+    assert sink.ended.wait(10)
+    assert sink.error is not None
+    assert sink.error.code is Code.DEADLINE_EXCEEDED
+    assert "30 ms have passed, in the queue" in sink.error.message
+    for other in running:
+        engines[0].emit(EngineEvent(other, (40,), FinishReason.LENGTH))
+    wait_for(lambda: tight.active == 0)
+    assert key not in engines[0].submitted
+    assert watcher.causes == [CancelCause.DEADLINE]
+
+
+def test_a_deadline_that_passes_while_it_runs_ends_it_in_the_engine(
+    engine: DrivenEngine, router: StreamRouter, watcher: Watcher
+) -> None:
+    sink = RecordingSink()
+    key = router.start(replace(generation(), deadline_ms=50), sink)
+    engine.emit(EngineEvent(key, (40,)))
+    assert sink.ended.wait(10)
+    assert sink.error is not None
+    assert "after 1 tokens" in sink.error.message
+    wait_for(lambda: engine.cancelled == [key])
+    assert router.active == 0
+
+
+def test_what_waits_can_be_cancelled_and_leaves_its_place(tight: StreamRouter, engines: list[DrivenEngine]) -> None:
+    fill(tight)
+    sink = RecordingSink()
+    key = tight.start(generation(), sink)
+    assert tight.cancel(key, CancelCause.STOP)
+    assert sink.ended.wait(10)
+    assert sink.chunks[-1].pieces[0].finish_reason is FinishReason.CANCELLED
+    assert not engines[0].cancelled
+    assert tight.active == 2
+
+
+def test_what_waits_survives_the_engine_and_runs_on_the_next_one(
+    tight: StreamRouter, engines: list[DrivenEngine]
+) -> None:
+    fill(tight)
+    sink = RecordingSink()
+    key = tight.start(generation(), sink)
+    engines[0].fail(EngineDied("killed"))
+    wait_for(lambda: len(engines) == 2 and key in engines[1].submitted)
+    engines[1].emit(EngineEvent(key, (40,), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    assert sink.ids == [40]
+
+
+def test_ids_collect_while_others_stream_but_the_last_ones_do_not_wait(
+    engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher
+) -> None:
+    def start_engine() -> DrivenEngine:
+        engines.append(DrivenEngine())
+        return engines[-1]
+
+    settings = RouterSettings(max_chunk_delay_s=3600, chunk_delay_per_stream_s=3600)
+    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, settings)
+    sinks = [RecordingSink(), RecordingSink()]
+    keys = [router.start(generation(), sink) for sink in sinks]
+    for index, key in enumerate(keys):
+        engines[0].emit(EngineEvent(key, (40,)))
+        wait_for(lambda sink=sinks[index]: len(sink.chunks) == 1)  # type: ignore[misc]
+    engines[0].emit(EngineEvent(keys[0], (41,)), EngineEvent(keys[1], (41,)))
+    # Alone, the first stream had no delay; the second has one.
+    wait_for(lambda: len(sinks[0].chunks) == 2)
+    engines[0].emit(EngineEvent(keys[1], (42,), FinishReason.LENGTH))
+    assert sinks[1].ended.wait(10)
+    assert [chunk.pieces[0].output_ids for chunk in sinks[1].chunks] == [[40], [41, 42]]
+    router.close()
+
+
+def test_the_first_id_comes_alone_even_if_more_are_there(engine: DrivenEngine, router: StreamRouter) -> None:
+    sink = RecordingSink()
+    key = router.start(generation(), sink)
+    engine.emit(EngineEvent(key, (40, 41, 42), FinishReason.LENGTH))
+    assert sink.ended.wait(10)
+    assert [chunk.pieces[0].output_ids for chunk in sink.chunks] == [[40], [41, 42]]
+    assert [chunk.pieces[0].finish_reason for chunk in sink.chunks] == [None, FinishReason.LENGTH]

@@ -47,7 +47,13 @@ def test_streams_stay_in_order_when_their_chunks_take_random_times(delayed: Serv
     with connected(delayed.grpc) as raw:
         for _ in range(rounds(1, 10)):
             calls = [
-                raw.start("ensemble", text_input=ask("Count from 1 to 60."), max_tokens=300, stream=True)
+                raw.start(
+                    "ensemble",
+                    text_input=ask("Count from 1 to 60."),
+                    max_tokens=300,
+                    stream=True,
+                    return_num_output_tokens=True,
+                )
                 for _ in range(rounds(8, 24))
             ]
             for call in calls:

@@ -66,6 +66,8 @@ class NullGenerator:
         self._active: dict[int, _Running] = {}
         self._blocks = 0
         self._next_step = 0.0
+        self._steps_until_hang = int(config.get("hang_after_steps", -1))
+        self._hang_pause_s = 0.0 if config.get("hang") == "spin" else 3600.0
 
     @property
     def idle(self) -> bool:
@@ -88,6 +90,9 @@ class NullGenerator:
     def step(self) -> EngineStep:
         if self._step_s:
             self._wait_for_step()
+        while self._steps_until_hang == 0:
+            time.sleep(self._hang_pause_s)
+        self._steps_until_hang -= 1
         now_ns = time.monotonic_ns()
         keys: list[int] = []
         ids: list[int] = []
