@@ -1,7 +1,7 @@
 """Which requests are let in. Knows no threads and no clock: every time is an argument, in s of time.monotonic().
 
 A request that the engine can take at once is always let in. One that would wait is let in as long as few enough wait,
-with few enough tokens, and as long as its first token can be expected soon enough.
+with few enough tokens, and as long as its turn can be expected soon enough.
 """
 
 import random
@@ -24,7 +24,7 @@ class QueueLimits:
     """What may wait for the engine.
 
     max_size: requests. max_tokens: prompt and max_tokens of all of them together. max_delay_ms: how long a request may
-    be expected to wait for its first token.
+    be expected to wait.
     """
 
     max_size: int = 256
@@ -34,14 +34,13 @@ class QueueLimits:
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits now. Counts by priority, the lowest first.
+    """What waits now: requests that the engine has no room for yet.
 
-    queued: requests that the engine has no room for yet. unstarted: those, and the ones in the engine that have no
-    token yet. starts_per_s: how many requests get their first token in a second, while others wait.
+    queued: how many, by priority, the lowest first. queued_tokens: of all of them. starts_per_s: how many go to the
+    engine in a second.
     """
 
     queued: Sequence[int]
-    unstarted: Sequence[int]
     queued_tokens: int
     starts_per_s: float
 
@@ -66,10 +65,10 @@ def refusal_of(limits: QueueLimits, state: QueueState, priority: int, tokens: in
                 f"at most {limits.max_tokens} may"
             )
             return _busy(message, 1, state)
-    ahead = sum(state.unstarted[level:])
+    ahead = sum(state.queued[level:])
     delay_ms = 1000 * ahead / state.starts_per_s
     if delay_ms > limits.max_delay_ms:
-        message = f"the first token is expected after {min(delay_ms, 1e9):.0f} ms; at most {limits.max_delay_ms} may be"
+        message = f"the wait would be about {min(delay_ms, 1e9):.0f} ms; at most {limits.max_delay_ms} may be"
         return _busy(message, ahead - limits.max_delay_ms * state.starts_per_s / 1000, state)
     return None
 
@@ -85,33 +84,39 @@ def _busy(message: str, excess: float, state: QueueState) -> Refusal:
 
 
 class StartRate:
-    """How many requests get their first token in a second, while others wait."""
+    """How many requests go from the queue to the engine in a second."""
 
     #: How far back it looks.
     WINDOW_S = 4.0
 
+    #: How long what was known before is better than what has been seen since something waits again.
+    LEARNING_S = 1.0
+
     def __init__(self) -> None:
         self._starts: deque[float] = deque()
         self._since: float | None = None
+        self._known = float("inf")
 
     def wait_begins(self, now: float) -> None:
         """Something waits now, where nothing did."""
         self._starts.clear()
         self._since = now
 
-    def wait_ends(self) -> None:
+    def wait_ends(self, now: float) -> None:
         """Nothing waits any more."""
+        if self._since is not None and now - self._since > self.LEARNING_S:
+            self._known = self.per_second(now)
         self._since = None
 
     def started(self, now: float) -> None:
-        """A request got its first token."""
-        if self._since is not None:
-            self._starts.append(now)
+        """A request that had waited goes to the engine."""
+        self._starts.append(now)
 
     def per_second(self, now: float) -> float:
-        """The rate; before the first start, as if it came now. Infinite where nothing has waited for a moment yet."""
-        if self._since is None or now - self._since < 0.1:
-            return float("inf")
+        """The rate. Before the first start it is as if one came now; infinite where nothing is known at all."""
+        waited_s = 0.0 if self._since is None else now - self._since
+        if self._since is None or waited_s < 0.1 or (waited_s < self.LEARNING_S and self._known < float("inf")):
+            return self._known
         begin = max(self._since, now - self.WINDOW_S)
         while self._starts and self._starts[0] < begin:
             self._starts.popleft()

@@ -188,9 +188,8 @@ class RunningAnswer:
         #: How it waits for the sender, which sends no further chunk before `due_s` (time.monotonic()), except the last.
         self.queued = Queued.NOT
         self.due_s = 0.0
-        #: Whether it waits for room in the engine; whether it has a token; whether anything was sent.
+        #: Whether it waits for room in the engine; whether anything was sent.
         self.waiting = False
-        self.started = False
         self.sent_any = False
         self.cancelled_by: CancelCause | None = None
         #: By the engine's key: the latest report of each request.

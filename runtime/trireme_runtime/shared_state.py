@@ -20,7 +20,7 @@ SHM = Path("/dev/shm")
 PREFIX_VARIABLE = "TRIREME_SHM_PREFIX"
 
 _STATUS = struct.Struct("<qqq")
-_QUEUE = struct.Struct(f"<qqqqd{NUM_PRIORITIES}q{NUM_PRIORITIES}q")
+_QUEUE = struct.Struct(f"<qqqqd{NUM_PRIORITIES}q")
 
 #: How long a reader keeps to the file that it found, while there may be one of a newer version.
 _LOOK_AGAIN_S = 1.0
@@ -99,7 +99,6 @@ class QueueFile:
             state.queued_tokens,
             state.starts_per_s,
             *state.queued,
-            *state.unstarted,
         )
 
     def close(self) -> None:
@@ -128,8 +127,7 @@ class QueueReader:
         size, tokens, delay_ms, queued_tokens, starts_per_s, *counts = _QUEUE.unpack_from(self._mapped)
         if not size:
             return None
-        state = QueueState(counts[:NUM_PRIORITIES], counts[NUM_PRIORITIES:], queued_tokens, starts_per_s)
-        return QueueLimits(size, tokens, delay_ms), state
+        return QueueLimits(size, tokens, delay_ms), QueueState(counts, queued_tokens, starts_per_s)
 
     def _open(self) -> None:
         found = max(SHM.glob(self._pattern), key=lambda path: int(path.name.split(".")[-2]), default=None)

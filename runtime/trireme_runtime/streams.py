@@ -115,7 +115,6 @@ class StreamRouter:
         self._line: list[tuple[int, int, RunningAnswer]] = []
         self._line_counts = [0] * NUM_PRIORITIES
         self._line_tokens = 0
-        self._unstarted = [0] * NUM_PRIORITIES
         self._rate = StartRate()
         #: (when, key) of what must have ended by then.
         self._deadlines: list[tuple[int, int]] = []
@@ -214,9 +213,7 @@ class StreamRouter:
         ]
 
     def _state(self) -> QueueState:
-        return QueueState(
-            tuple(self._line_counts), tuple(self._unstarted), self._line_tokens, self._rate.per_second(time.monotonic())
-        )
+        return QueueState(tuple(self._line_counts), self._line_tokens, self._rate.per_second(time.monotonic()))
 
     def _let_in(self, stream: RunningAnswer) -> None:
         """Raise Refusal if too much waits; make room where only others have to wait; with the lock held."""
@@ -237,7 +234,6 @@ class StreamRouter:
         self._streams[stream.key] = stream
         for engine_request, sequence in zip(stream.engine_requests, stream.sequences, strict=False):
             self._sequences[engine_request.key] = (stream, sequence)
-        self._unstarted[request.priority - LOWEST_PRIORITY] += 1
 
     def _last_in_line(self) -> RunningAnswer:
         """Who would have to wait the longest."""
@@ -262,15 +258,10 @@ class StreamRouter:
         waiting = sum(self._line_counts)
         if not waiting:
             self._line.clear()
-            self._rate.wait_ends()
+            self._rate.wait_ends(time.monotonic())
         elif len(self._line) > 2 * waiting + 64:
             self._line = [entry for entry in self._line if entry[2].waiting]
             heapq.heapify(self._line)
-
-    def _begun(self, stream: RunningAnswer) -> None:
-        """It has its first token, or has ended without one."""
-        stream.started = True
-        self._unstarted[stream.request.priority - LOWEST_PRIORITY] -= 1
 
     def _tell_load(self) -> None:
         waiting = sum(self._line_counts)
@@ -345,8 +336,6 @@ class StreamRouter:
         self._streams.pop(stream.key, None)
         for engine_request in stream.engine_requests:
             self._sequences.pop(engine_request.key, None)
-        if not stream.started:
-            self._begun(stream)
         if stream.waiting:
             self._leave_line(stream)
         self._tell_load()
@@ -448,6 +437,7 @@ class StreamRouter:
                 stream, cancelled = None, self._expire()
                 if self._can_feed():
                     stream = self._line[0][2]
+                    self._rate.started(time.monotonic())
                     self._leave_line(stream)
                     self._set_aside(stream)
             self._cancel_in_engine(cancelled)
@@ -557,29 +547,19 @@ class StreamRouter:
             if key == watched and sequence.last_token_s:
                 self._observer.inter_token(now - sequence.last_token_s)
             sequence.last_token_s = now
-            if not stream.started:
-                self._note_first(stream, now)
             if stream.queued is Queued.NOT:
                 self._queue(stream)
         for event in step.events:
-            finished += self._note(event, now)
+            finished += self._note(event)
         return finished
 
-    def _note_first(self, stream: RunningAnswer, now: float) -> None:
-        self._begun(stream)
-        self._rate.started(now)
-        if self._line:
-            self._observer.queue(self._state())
-
-    def _note(self, event: EngineEvent, now: float) -> list[int]:
+    def _note(self, event: EngineEvent) -> list[int]:
         """Take one event in, with the lock held; the engine's keys that it should let go of."""
         if event.is_last:
             self._give_back(event.key)
         stream, sequence = self._sequences.get(event.key, _NOBODY)
         if stream is None or sequence is None or stream.error is not None or sequence.done:
             return []
-        if not stream.started and (event.ids or event.beams):
-            self._note_first(stream, now)
         finished = [event.key] if stream.take(sequence, event) else []
         if stream.error is not None:
             # An error of one sequence is one of the whole answer.
