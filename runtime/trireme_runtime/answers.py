@@ -80,8 +80,8 @@ class CancelCause(str, Enum):
 class Sink(Protocol):
     """Where a stream's chunks go; called from the sender thread only."""
 
-    def send(self, chunk: Chunk, final: bool) -> None:
-        """Send a chunk; with `final` nothing follows."""
+    def send(self, chunk: Chunk, final: bool) -> bool:
+        """Send a chunk; with `final` nothing follows. Whether it goes through the router's pipe."""
 
     def fail(self, refusal: Refusal) -> None:
         """End with an error."""

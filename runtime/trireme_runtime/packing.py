@@ -1,6 +1,6 @@
 """A chunk as one INT32 tensor, from `tensorrt_llm` to `postprocessing`: each further tensor costs time.
 
-stream key (low 31 bits), stream key (high bits), rows, length of the window,
+process id of the sender, stream key (low 31 bits), stream key (high bits), rows, length of the window,
 for each row: its length, and 1 if nothing follows, then the window's ids, then those of each row
 """
 
@@ -11,24 +11,26 @@ from .answers import Chunk
 from .contract import invalid
 
 _LOW_BITS = 31
-_HEADER = 4
+_HEADER = 5
 
 
 @dataclass(frozen=True)
 class PackedChunk:
-    """rows: of each sequence its ids, and whether they are the last ones."""
+    """source: the sender's process id. rows: of each sequence its ids, and whether they are the last ones."""
 
+    source: int
     stream_key: int
     window_ids: list[int]
     rows: list[tuple[list[int], bool]]
 
 
-def pack(chunk: Chunk) -> list[int]:
+def pack(chunk: Chunk, source: int) -> list[int]:
     """The values of the tensor."""
     pieces = chunk.pieces
     # Several sequences are sent whole, without a window.
     window = pieces[0].window_ids
-    values = [chunk.stream_key & ((1 << _LOW_BITS) - 1), chunk.stream_key >> _LOW_BITS, len(pieces), len(window)]
+    key = chunk.stream_key
+    values = [source, key & ((1 << _LOW_BITS) - 1), key >> _LOW_BITS, len(pieces), len(window)]
     for piece in pieces:
         values += (len(piece.output_ids), int(piece.finish_reason is not None))
     values += window
@@ -41,7 +43,7 @@ def unpack(values: Sequence[int]) -> PackedChunk:
     """What `pack` packed. Raises Refusal for anything else."""
     if len(values) < _HEADER or min(values) < 0:
         raise invalid("CHUNK: not what tensorrt_llm sends")
-    low, high, count, window = values[:_HEADER]
+    source, low, high, count, window = values[:_HEADER]
     start = _HEADER + 2 * count
     shapes = values[_HEADER:start]
     if len(values) != start + window + sum(shapes[::2]):
@@ -52,4 +54,4 @@ def unpack(values: Sequence[int]) -> PackedChunk:
     for length, last in zip(shapes[::2], shapes[1::2], strict=True):
         rows.append((list(values[start : start + length]), bool(last)))
         start += length
-    return PackedChunk(low | high << _LOW_BITS, window_ids, rows)
+    return PackedChunk(source, low | high << _LOW_BITS, window_ids, rows)

@@ -2,7 +2,8 @@
 
 Each model instance has a *status*: that it lives, and whether it serves. The file goes when the model is unloaded in
 good order, so one whose process is gone tells of a crash. The engine model also shows its *queue*, so that
-`preprocessing` can refuse before it tokenizes.
+`preprocessing` can refuse before it tokenizes; and `postprocessing` shows the engine model how many of its chunks are
+done, so that no more are sent than are taken.
 """
 
 import mmap
@@ -20,6 +21,7 @@ SHM = Path("/dev/shm")
 PREFIX_VARIABLE = "TRIREME_SHM_PREFIX"
 
 _STATUS = struct.Struct("<qqq")
+_COUNT = struct.Struct("<q")
 _QUEUE = struct.Struct(f"<qqqqd{NUM_PRIORITIES}q")
 
 #: How long a reader keeps to the file that it found, while there may be one of a newer version.
@@ -29,6 +31,11 @@ _LOOK_AGAIN_S = 1.0
 def shm_prefix() -> str:
     """The prefix of this server's files, for a process of its; without a supervisor, after the server's process id."""
     return os.environ.get(PREFIX_VARIABLE) or f"trireme_{os.getppid()}_"
+
+
+#: After how long without any progress chunks count as lost, and of how many processes they are counted.
+_LOST_AFTER_S = 0.25
+_MAX_SOURCES = 64
 
 
 def _make(name: str, size: int) -> tuple[Path, mmap.mmap]:
@@ -143,6 +150,59 @@ class QueueReader:
             self._path = self._mapped = None
             return
         self._path = found
+
+
+class ChunkCounter:
+    """How many chunks of this process were sent, and how many are not detokenized yet."""
+
+    def __init__(self) -> None:
+        self.source = os.getpid()
+        self._path, self._mapped = _make(f"{self.source}.chunks", _COUNT.size)
+        self._sent = 0
+        self._seen = (0, 0.0)
+
+    def sent(self) -> None:
+        """Count one."""
+        self._sent += 1
+
+    def under_way(self, now: float) -> int:
+        """How many are not done yet. Those that nobody took for a while are given up: their answers are gone."""
+        done = int(_COUNT.unpack_from(self._mapped)[0])
+        if done != self._seen[0] or self._sent <= done:
+            self._seen = (done, now)
+        elif now - self._seen[1] > _LOST_AFTER_S:
+            self._sent = done
+        return max(0, self._sent - done)
+
+    def close(self) -> None:
+        """Unloaded in good order."""
+        self._path.unlink(missing_ok=True)
+
+
+class ChunkAcknowledger:
+    """Tells the processes that chunks come from that they are done; for one thread of one process."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, mmap.mmap | None] = {}
+
+    def done(self, source: int) -> None:
+        """A chunk of the process `source` is done."""
+        if source not in self._counts:
+            if len(self._counts) > _MAX_SOURCES:
+                self._counts.clear()
+            self._counts[source] = self._open(source)
+        mapped = self._counts[source]
+        if mapped is not None:
+            _COUNT.pack_into(mapped, 0, _COUNT.unpack_from(mapped)[0] + 1)
+
+    @staticmethod
+    def _open(source: int) -> mmap.mmap | None:
+        try:
+            with (SHM / f"{shm_prefix()}{source}.chunks").open("r+b") as file:
+                return mmap.mmap(file.fileno(), _COUNT.size)
+        except (OSError, ValueError):
+            # Not from a process of this server.
+            return None
 
 
 def _same(path: Path, inode: int) -> bool:

@@ -30,6 +30,11 @@ MAX_RESTART_DELAY_S = 30.0
 #: How many more sequences than it can run are given to the engine, so that none of its places is empty for a step.
 LOOKAHEAD = 2
 
+#: How many chunks may be on their way before further ones, but for first and last ones, have to wait, and how often to
+#: look then. Triton would take any number, and first tokens would come behind all of them.
+MAX_CHUNKS_UNDER_WAY = 8
+PIPE_POLL_S = 0.002
+
 
 @dataclass(frozen=True)
 class RouterSettings:
@@ -83,6 +88,16 @@ class Observer(Protocol):
         """A chunk could not be sent; its stream is cancelled."""
 
 
+class Pipe(Protocol):
+    """What chunks go through after they are sent, as far as it can be seen from here."""
+
+    def sent(self) -> None:
+        """A chunk was sent."""
+
+    def under_way(self, now: float) -> int:
+        """How many have not come through yet; now: time.monotonic()."""
+
+
 class StreamRouter:
     """Runs generations on an engine and hands their ids to sinks.
 
@@ -97,12 +112,14 @@ class StreamRouter:
         detokenizer: Detokenizer,
         observer: Observer,
         settings: RouterSettings = RouterSettings(),
+        pipe: Pipe | None = None,
     ) -> None:
         self._start_engine = start_engine
         self._engine = start_engine()
         self._detokenizer = detokenizer
         self._observer = observer
         self._settings = settings
+        self._pipe = pipe
         self._keys = itertools.count(1)
         self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
@@ -417,8 +434,11 @@ class StreamRouter:
                 heapq.heappop(self._paced)
             now = time.monotonic()
             if self._paced and self._paced[0][0] <= now:
-                return heapq.heappop(self._paced)[2]
-            self._wakes_at = self._paced[0][0] if self._paced else float("inf")
+                if self._pipe is None or self._pipe.under_way(now) < MAX_CHUNKS_UNDER_WAY:
+                    return heapq.heappop(self._paced)[2]
+                self._wakes_at = now + PIPE_POLL_S
+            else:
+                self._wakes_at = self._paced[0][0] if self._paced else float("inf")
             self._sendable.wait(self._wakes_at - now if self._paced else None)
 
     def _chunk_delay_s(self) -> float:
@@ -594,7 +614,8 @@ class StreamRouter:
                 else:
                     if not done and stream.sink.is_cancelled():
                         self.cancel(stream.key, CancelCause.CLIENT)
-                    stream.sink.send(chunk, final=done)
+                    if stream.sink.send(chunk, final=done) and self._pipe is not None:
+                        self._pipe.sent()
             except Exception as error:
                 # One stream that cannot be sent must not end the sending of all others.
                 self._observer.send_failed(error)

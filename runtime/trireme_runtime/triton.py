@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def packed_outputs(chunk: Chunk, always_counts: bool) -> list[Any]:
 
     always_counts: whether the client wants num_input_tokens and num_output_tokens with every response.
     """
-    outputs = [pb_utils.Tensor("chunk", np.array([pack(chunk)], np.int32))]
+    outputs = [pb_utils.Tensor("chunk", np.array([pack(chunk, os.getpid())], np.int32))]
     ends = any(piece.finish_reason for piece in chunk.pieces)
     has_log_probs = chunk.pieces[0].log_probs is not None
     if ends or always_counts or has_log_probs:

@@ -76,12 +76,13 @@ class RecordingSink:
         self.gate.set()
         self.gone = False
 
-    def send(self, chunk: Chunk, final: bool) -> None:
+    def send(self, chunk: Chunk, final: bool) -> bool:
         assert not self.ended.is_set()
         self.chunks.append(chunk)
         self.gate.wait(10)
         if final:
             self.ended.set()
+        return True
 
     def fail(self, refusal: Refusal) -> None:
         self.error = refusal
@@ -284,7 +285,7 @@ def test_a_stream_that_cannot_be_sent_leaves_the_others_alone(
     engine: DrivenEngine, router: StreamRouter, watcher: Watcher
 ) -> None:
     class BrokenSink(RecordingSink):
-        def send(self, chunk: Chunk, final: bool) -> None:
+        def send(self, chunk: Chunk, final: bool) -> bool:
             raise RuntimeError("broken")
 
     broken, good = router.start(generation(), BrokenSink()), RecordingSink()

@@ -27,7 +27,7 @@ class Load:
     """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
 
     Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
-    outputs: those that are asked for, all where none is named.
+    outputs: those that are asked for, all where none is named. With rate_per_s, an open loop of so many requests.
     """
 
     address: str
@@ -36,6 +36,7 @@ class Load:
     max_tokens: int
     seconds: float
     warm_up_s: float = 1.0
+    rate_per_s: float = 0.0
     prompt: str = "Tell me something."
     outputs: tuple[str, ...] = ()
 
@@ -49,7 +50,9 @@ class Result:
     messages: int
     requests: int
     generator_cpu_s: float
+    refused: int = 0
     ttft_ms: list[float] = field(default_factory=list)
+    refusal_ms: list[float] = field(default_factory=list)
     gaps_ms: list[float] = field(default_factory=list)
 
     @property
@@ -179,6 +182,47 @@ async def run(load: Load) -> Result:
     )
 
 
+async def run_open(load: Load) -> Result:
+    """Put the load on at a rate, however many answers are under way. Refusals are counted."""
+    result = Result(load.seconds, 0, 0, 0, 0.0)
+    async with grpc.aio.insecure_channel(load.address) as channel:
+        call = channel.stream_stream(_METHOD, None, None)
+        bodies = [request_of(load, number) for number in range(256)]
+        began = time.perf_counter()
+
+        async def ask(number: int) -> None:
+            sent = time.perf_counter()
+            responses: Any = call(None)
+            await responses.write(bodies[number % len(bodies)])
+            await responses.done_writing()
+            first, message = 0.0, b""
+            while (further := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                message = further
+                first = first or time.perf_counter() - sent
+                # The first field of ModelStreamInferResponse is error_message.
+                if message[:1] == b"\n":
+                    break
+            if not began + load.warm_up_s <= sent < began + load.warm_up_s + load.seconds:
+                return
+            if message[:1] == b"\n":
+                if b"RESOURCE_EXHAUSTED" not in message:
+                    tokens_in(message, 0)
+                result.refused += 1
+                result.refusal_ms.append(1000 * first)
+            else:
+                result.requests += 1
+                result.tokens += load.max_tokens
+                result.ttft_ms.append(1000 * first)
+
+        cpu_before, tasks = cpu_s(), []
+        for number in range(int(load.rate_per_s * (load.warm_up_s + load.seconds))):
+            await asyncio.sleep(max(0.0, began + number / load.rate_per_s - time.perf_counter()))
+            tasks.append(asyncio.create_task(ask(number)))
+        await asyncio.gather(*tasks)
+        result.generator_cpu_s = cpu_s() - cpu_before
+    return result
+
+
 async def _for(seconds: float, workers: "list[asyncio.Task[None]]") -> None:
     """Wait; raises what a worker raised."""
     done, _ = await asyncio.wait(workers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -194,7 +238,7 @@ def cpu_s() -> float:
 
 def main() -> None:
     load = Load(**json.load(sys.stdin))
-    json.dump(asdict(asyncio.run(run(load))), sys.stdout)
+    json.dump(asdict(asyncio.run(run_open(load) if load.rate_per_s else run(load))), sys.stdout)
 
 
 if __name__ == "__main__":

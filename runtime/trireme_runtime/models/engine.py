@@ -13,6 +13,7 @@ from ..engines import load_engine
 from ..engines.base import Engine, EngineSettings
 from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, parse_generation
+from ..shared_state import ChunkCounter
 from ..streams import RouterSettings, StreamRouter
 from ..tokenizing import load_tokenizer
 
@@ -28,12 +29,13 @@ class _ResponseSink:
         self._packed = packed
         self.always_counts = False
 
-    def send(self, chunk: Chunk, final: bool) -> None:
+    def send(self, chunk: Chunk, final: bool) -> bool:
         outputs = triton.packed_outputs(chunk, self.always_counts) if self._packed else triton.chunk_outputs(chunk)
         self._sender.send(
             triton.response(*outputs),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0,
         )
+        return self._packed
 
     def fail(self, refusal: Refusal) -> None:
         self._sender.send(triton.error_response(refusal), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -77,8 +79,9 @@ class TritonPythonModel:
             return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
 
         self._detokenizer = Detokenizer(tokenizer)
+        self._chunks = ChunkCounter()
         self._metrics = EngineMetrics(args, queue)
-        self._router = StreamRouter(start_engine, self._detokenizer, self._metrics, router_settings)
+        self._router = StreamRouter(start_engine, self._detokenizer, self._metrics, router_settings, self._chunks)
         self._metrics.engine_limits(self._router.engine.limits)
 
     def execute(self, requests: list[Any]) -> None:
@@ -128,3 +131,4 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._router.close()
         self._metrics.close()
+        self._chunks.close()

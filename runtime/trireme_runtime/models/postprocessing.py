@@ -9,7 +9,7 @@ from ..contract import invalid
 from ..detokenizing import Detokenizer
 from ..packing import unpack
 from ..requests import check_batch_of_one
-from ..shared_state import StatusFile
+from ..shared_state import ChunkAcknowledger, StatusFile
 from ..stopping import cut_at_stop
 from ..tokenizing import load_tokenizer
 
@@ -28,6 +28,7 @@ class TritonPythonModel:
         config = triton.ModelConfig(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))
         self._stopper = EngineStopper(config.text("engine_model"))
+        self._acknowledger = ChunkAcknowledger()
         #: When it was last asked whether the client of a stream is still there.
         self._looked: dict[int, float] = {}
         self._status = StatusFile(args["model_name"], args["model_version"])
@@ -47,6 +48,7 @@ class TritonPythonModel:
         """Of what comes from `tensorrt_llm`."""
         check_batch_of_one("CHUNK", tensors["CHUNK"].shape)
         chunk = unpack(tensors["CHUNK"][0].tolist())
+        self._acknowledger.done(chunk.source)
         # Asking costs a message to the server.
         if self._due(chunk.stream_key) and request.is_cancelled():
             self._stopper.stop(chunk.stream_key)
