@@ -8,12 +8,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trireme_ops.bench.root import NullModel, copy_repositories, use_null_engine
+from trireme_ops.layout import Layout
 from trireme_ops.processes import session_members
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,3 +130,11 @@ def stop_server(server: Server) -> str:
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     return server.process.communicate(timeout=60)[0]
+
+
+def start_null_server(folder: Path, steps_per_s: float, settings: dict[str, str] | None = None, **more: Any) -> Server:
+    """A server with the null engine; settings: parameters of `tensorrt_llm`; more: of the engine's config.json."""
+    layout = copy_repositories(Layout(ROOT), folder / "root", settings or {})
+    tokenizer = ROOT / "model_repository" / "postprocessing" / "1" / "tokenizer"
+    use_null_engine(layout, replace(NullModel.of_tokenizer(tokenizer, steps_per_s), **more))
+    return start_server(folder, env={"TRIREME_ROOT": str(layout.root)})

@@ -27,8 +27,8 @@ from .stopping import StopMatcher
 #: How long to wait, at most, before a dead engine is started once more.
 MAX_RESTART_DELAY_S = 30.0
 
-#: How many more sequences than it can run are given to the engine, so that none of its places is empty for a step.
-LOOKAHEAD = 2
+#: Of how many places in the engine one more sequence is given to it, so that few of them are empty for a step.
+PLACES_PER_LOOKAHEAD = 32
 
 #: How many chunks may be on their way before further ones, but for first and last ones, have to wait, and how often to
 #: look then. Triton would take any number, and first tokens would come behind all of them.
@@ -298,7 +298,7 @@ class StreamRouter:
         sequences = self._held_sequences + sum(cost[0] for cost in costs)
         blocks = self._held_blocks + sum(cost[1] for cost in costs)
         return not self._held or (
-            sequences <= limits.max_num_seqs + LOOKAHEAD
+            sequences <= limits.max_num_seqs + limits.max_num_seqs // PLACES_PER_LOOKAHEAD
             and blocks <= limits.kv_blocks * self._settings.kv_cache_overcommit
         )
 

@@ -26,6 +26,8 @@ class NullModel:
     max_position_embeddings: int = 65_536
     steps_per_s: float = 0.0
     seed: int = 0
+    hang_after_steps: int = -1
+    hang: str = "sleep"
 
     @classmethod
     def of_tokenizer(cls, folder: Path, steps_per_s: float = 0.0) -> "NullModel":
