@@ -1,4 +1,4 @@
-.PHONY: serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -69,6 +69,15 @@ train: setup-build ## Train the reference checkpoint again (about 80 minutes on 
 
 LOCK = uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" pyproject.toml requirements/install.in
+
+bench-path: setup ## Everything around an engine, against the naive way (about 2 minutes)
+	@$(VENV)/bin/trireme bench path $(ARGS)
+
+bench-engine: setup ## The path with the CPU engine, against the engine alone (about 12 minutes)
+	@$(VENV)/bin/trireme bench engine $(ARGS)
+
+bench-overload: setup ## What is served in time under more load than can be done (about 2 minutes)
+	@$(VENV)/bin/trireme bench overload $(ARGS)
 
 publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
 	@$(VENV)/bin/python -m trireme_build.reference.publish

@@ -70,6 +70,7 @@ def run(load: Load, generator: Generator, encoder: Encoder) -> Result:
             answer.last = now
             if event.is_last:
                 del under_way[event.key - 1]
+                time.sleep(load.pause_s)
                 submit(answer.number + load.concurrency)
         if measuring and now >= begin + load.seconds:
             result.seconds, result.generator_cpu_s = now - begin, cpu_s() - cpu_before

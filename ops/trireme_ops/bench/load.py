@@ -2,8 +2,8 @@
 
     python -m trireme_ops.bench.load < LOAD_AS_JSON > RESULT_AS_JSON
 
-Messages are not parsed as they come: they are counted and timed, and the last one before each end of the measured
-time is parsed afterwards, to count the tokens of answers that were under way.
+Messages are not parsed as they come: they are counted and timed, and of each answer the last one is parsed. The tokens
+of answers that were under way at the ends of the measured time follow from the number of their messages.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ class Load:
     """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
 
     Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
-    outputs: those that are asked for, all where none is named. With rate_per_s, an open loop of so many requests.
+    outputs: those that are asked for, all where none is named. With rate_per_s, an open loop of so many requests;
+    with pause_s, a stream waits so long before it asks again.
     """
 
     address: str
@@ -37,6 +38,7 @@ class Load:
     seconds: float
     warm_up_s: float = 1.0
     rate_per_s: float = 0.0
+    pause_s: float = 0.0
     prompt: str = "Tell me something."
     outputs: tuple[str, ...] = ()
 
@@ -88,10 +90,8 @@ def request_of(load: Load, number: int) -> bytes:
     return bytes(request.SerializeToString())
 
 
-def tokens_in(message: bytes | None, messages: int) -> int:
-    """How many tokens of its answer had come with this message; without counts each message holds one."""
-    if message is None:
-        return 0
+def tokens_in(message: bytes, messages: int) -> int:
+    """How many tokens an answer has, by its last message; without counts each message holds one."""
     response = service_pb2.ModelStreamInferResponse.FromString(message)
     if response.error_message:
         raise RuntimeError(response.error_message)
@@ -105,7 +105,7 @@ class _Stream:
     """One of the streams: what came of the answer that is under way."""
 
     def __init__(self) -> None:
-        self.message: bytes | None = None
+        self.message = b""
         self.messages = 0
 
 
@@ -116,6 +116,7 @@ class _Meter:
         self.measuring = False
         self.messages = 0
         self.requests = 0
+        self.messages_of_answers: list[int] = []
         self.ttft_s: list[float] = []
         self.gaps_s: list[float] = []
 
@@ -125,7 +126,7 @@ async def _ask(call: Any, request: bytes, stream: _Stream, meter: _Meter) -> Non
     responses = call()
     await responses.write(request)
     await responses.done_writing()
-    stream.messages, stream.message = 0, None
+    stream.messages, stream.message = 0, b""
     while (message := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
         now = time.perf_counter()
         stream.message = message
@@ -152,12 +153,15 @@ async def run(load: Load) -> Result:
                 await _ask(call, request_of(load, number), streams[index], meter)
                 if tokens_in(streams[index].message, streams[index].messages) != load.max_tokens:
                     raise RuntimeError(f"an answer has not {load.max_tokens} tokens")
-                streams[index].message, streams[index].messages = None, 0
                 number += load.concurrency
                 meter.requests += meter.measuring
+                meter.messages_of_answers.append(streams[index].messages)
+                streams[index].messages = 0
+                if load.pause_s:
+                    await asyncio.sleep(load.pause_s)
 
-        def under_way() -> list[tuple[bytes | None, int]]:
-            return [(stream.message, stream.messages) for stream in streams]
+        def under_way() -> int:
+            return sum(stream.messages for stream in streams)
 
         workers = [asyncio.create_task(worker(index)) for index in range(load.concurrency)]
         await _for(load.warm_up_s, workers)
@@ -169,8 +173,10 @@ async def run(load: Load) -> Result:
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    tokens = meter.requests * load.max_tokens
-    tokens += sum(tokens_in(*state) for state in after) - sum(tokens_in(*state) for state in before)
+    # Of answers that are under way, only the messages are known.
+    answers = meter.messages_of_answers or [load.max_tokens]
+    per_message = load.max_tokens * len(answers) / sum(answers)
+    tokens = meter.requests * load.max_tokens + per_message * (after - before)
     return Result(
         seconds=seconds,
         tokens=tokens,

@@ -1,0 +1,34 @@
+"""`trireme bench`: the subcommand."""
+
+import argparse
+from typing import Any
+
+from ..layout import Layout
+
+_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0}
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser("bench", help="measure the serving path on this machine")
+    parser.add_argument("what", choices=sorted(_SECONDS), help="what to measure")
+    parser.add_argument("--seconds", type=_seconds, help="of each measurement")
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are 0.5 to 3600 seconds")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure; 0 unless something fails."""
+    from . import engine, overload, path
+
+    runs = {"path": path.run, "engine": engine.run, "overload": overload.run}
+    return runs[arguments.what](Layout.find(), arguments.seconds or _SECONDS[arguments.what])
