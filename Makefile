@@ -76,6 +76,9 @@ bench-path: setup ## Everything around an engine, against the naive way (about 2
 bench-engine: setup ## The path with the CPU engine, against the engine alone (about 12 minutes)
 	@$(VENV)/bin/trireme bench engine $(ARGS)
 
+bench-functions: setup-dev ## Detokenizing and stop matching, in tokens/s
+	@$(VENV)/bin/python -m pytest -q -s tests/bench --benchmark-enable --benchmark-warmup=on --benchmark-disable-gc $(ARGS)
+
 bench-overload: setup ## What is served in time under more load than can be done (about 2 minutes)
 	@$(VENV)/bin/trireme bench overload $(ARGS)
 

@@ -13,6 +13,7 @@ class WordAutomaton:
     def __init__(self, words: Sequence[str]) -> None:
         self._children: list[dict[str, int]] = [{}]
         self._depths = [0]
+        self._depths_bytes = [0]
         self._words: list[str | None] = [None]
         for word in words:
             self._add(word)
@@ -20,6 +21,9 @@ class WordAutomaton:
         #: The next state on the way of fallbacks that completes a word.
         self._next_words = [0] * len(self._children)
         self._link()
+        self._completes = [
+            word is not None or bool(following) for word, following in zip(self._words, self._next_words, strict=True)
+        ]
 
     def _add(self, word: str) -> None:
         state = 0
@@ -28,6 +32,7 @@ class WordAutomaton:
                 self._children[state][character] = len(self._children)
                 self._children.append({})
                 self._depths.append(self._depths[state] + 1)
+                self._depths_bytes.append(self._depths_bytes[state] + len(character.encode("utf-8", "surrogatepass")))
                 self._words.append(None)
             state = self._children[state][character]
         self._words[state] = word
@@ -49,6 +54,23 @@ class WordAutomaton:
     def depth(self, state: int) -> int:
         """How many of the last characters begin a word."""
         return self._depths[state]
+
+    def depth_bytes(self, state: int) -> int:
+        """How many bytes of UTF-8 the last characters are that begin a word."""
+        return self._depths_bytes[state]
+
+    def run(self, state: int, text: str) -> int | None:
+        """The state after all of `text`; None if a word is completed in it."""
+        children, fallbacks, completes = self._children, self._fallbacks, self._completes
+        for character in text:
+            target = children[state].get(character)
+            while target is None and state:
+                state = fallbacks[state]
+                target = children[state].get(character)
+            state = target or 0
+            if completes[state]:
+                return None
+        return state
 
     def step(self, state: int, character: str) -> int:
         """The state after one more character."""

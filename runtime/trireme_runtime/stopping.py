@@ -27,19 +27,21 @@ class StopMatcher:
         self._state = 0
         self._detokenizer = detokenizer
         self._count = 0
-        #: Where ids add the same bytes anywhere: those of the last character, as long as it is not complete.
+        self._characters = 0
+        self.releasable = 0
+        #: (number of ids, how far the text is known after them), oldest first, for the ids not yet released; in bytes
+        #: where ids add the same bytes anywhere, else in characters.
+        self._ends: deque[tuple[int, int]] = deque()
+        #: Where they do: how many bytes the known text has, and those of the last character while it is incomplete.
+        self._known_bytes = 0
         self._bytes = b""
         self._fresh = True
         #: Else: all ids.
         self._ids: list[int] = []
-        #: (number of ids, number of characters decoded after them), oldest first, for the ids not yet released.
-        self._ends: deque[tuple[int, int]] = deque()
-        self._characters = 0
-        self.releasable = 0
 
     def feed(self, ids: Sequence[int]) -> StopHit | None:
         """Take further ids. Sets `releasable`, the number of the sequence's ids whose text can be in no stop string."""
-        if self._state == 0 and self._detokenizer.is_context_free and self._pass_over(ids):
+        if self._detokenizer.is_context_free and self._run_over(ids):
             return None
         for token in ids:
             text = self._text_of(token)
@@ -47,23 +49,40 @@ class StopMatcher:
             hit = self._find(text)
             if hit is not None:
                 return StopHit(hit, self._count)
-            self._ends.append((self._count, self._characters))
-            settled = self._characters - self._stops.depth(self._state)
-            while self._ends and self._ends[0][1] <= settled:
-                self.releasable = self._ends.popleft()[0]
+            if not self._detokenizer.is_context_free:
+                self._ends.append((self._count, self._characters))
+                self._release(self._characters - self._stops.depth(self._state))
         return None
 
-    def _pass_over(self, ids: Sequence[int]) -> bool:
-        """Take ids in whose text no stop string begins; False, and nothing done, for others."""
+    def _release(self, settled: int) -> None:
+        while self._ends and self._ends[0][1] <= settled:
+            self.releasable = self._ends.popleft()[0]
+
+    def _run_over(self, ids: Sequence[int]) -> bool:
+        """Take ids that complete no stop string; False, and nothing done, for others."""
         data = self._bytes + self._detokenizer.bytes_of(ids)
         text, used = self._detokenizer.text_of(data, False, is_first=self._fresh)
-        if not self._stops.is_passed_by(text):
+        if self._state == 0 and self._stops.is_passed_by(text):
+            state: int | None = 0
+        else:
+            state = self._stops.run(self._state, text)
+        if state is None:
             return False
+        known = self._known_bytes + used
+        if state:
+            end = self._known_bytes + len(self._bytes)
+            for count, token in enumerate(ids, self._count + 1):
+                end += len(self._detokenizer.bytes_of((token,)))
+                self._ends.append((count, min(end, known)))
+            self._release(known - self._stops.depth_bytes(state))
+        else:
+            self._ends.clear()
+            self.releasable = self._count + len(ids)
+        self._state = state
+        self._known_bytes, self._bytes = known, data[used:]
         self._fresh = self._fresh and not used
-        self._bytes = data[used:]
         self._characters += len(text)
         self._count += len(ids)
-        self.releasable = self._count
         return True
 
     def _text_of(self, token: int) -> str:
