@@ -24,6 +24,9 @@ _POLL_S = 0.05
 _EXIT_TIMEOUT_S = 15
 _UNLOAD_TIMEOUT_S = 20
 
+#: For how long nothing may be under way until the server counts as drained: its gauges come a moment late.
+_REST_S = 0.5
+
 
 class EmbeddedServer:
     """One tritonserver on both repositories, in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
@@ -133,12 +136,15 @@ class EmbeddedServer:
             for ensemble in sorted(path.name for path in self.layout.repositories[1].iterdir() if path.is_dir()):
                 self._control(f"repository/models/{ensemble}/unload")
             seen: tuple[float, float] | None = None
+            rest_since = time.monotonic()
             while time.monotonic() < deadline and not at_once():
                 now = self._in_flight()
-                if now[0] == 0 and now == seen:
+                if now[0] or now != seen:
+                    rest_since = time.monotonic()
+                elif time.monotonic() - rest_since > _REST_S:
                     return True
                 seen = now
-                time.sleep(2 * _POLL_S)
+                time.sleep(_POLL_S)
         except OSError:
             # The server is gone, or does not answer: nothing is left to wait for.
             return self.process.poll() is not None

@@ -29,7 +29,7 @@ class QueueLimits:
 
     max_size: int = 256
     max_tokens: int = 131_072
-    max_delay_ms: int = 500
+    max_delay_ms: int = 250
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from .engines.base import EngineDied, EngineLimits, EngineStep
 from .shared_state import QueueFile, StatusFile
 
 #: How often what was counted goes to Triton: each value is a message to the server.
-_FLUSH_S = 0.1
+_FLUSH_S = 0.2
 
 #: How many values of each histogram are passed on at most each time; of more, the first ones.
-_MAX_OBSERVATIONS = 100
+_MAX_OBSERVATIONS = 200
 _MAX_INTER_TOKEN_OBSERVATIONS = 10
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, str, str | Sequence[float]]] = {
     ),
     "trireme_inter_token_seconds": (
         "HISTOGRAM",
-        "Between two ids of a stream as they come from the engine; a sample, at most 100 a second",
+        "Between two ids of a stream as they come from the engine; a sample, at most 50 a second",
         _SECONDS,
     ),
     "trireme_queue_seconds": (

@@ -37,6 +37,7 @@ def commands() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(("page", "command", "output"), commands(), ids=lambda value: value[:40])
 def test_a_command_prints_what_the_page_says(server: Server, page: str, command: str, output: str) -> None:
     here = command.replace("127.0.0.1:8000", server.addresses["http"])
+    here = here.replace("127.0.0.1:8003", server.addresses["health"])
     here = here.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
     done = subprocess.run(
         ["bash", "-c", here],
