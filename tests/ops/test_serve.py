@@ -149,7 +149,7 @@ def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_dead_tritonserver_is_reported_with_its_log(tmp_path: Path) -> None:
-    server = start_server(tmp_path)
+    server = start_server(tmp_path, "--no-restart")
     os.kill(server.addresses["triton_pid"], signal.SIGKILL)
     output, _ = server.process.communicate(timeout=60)
     assert server.process.returncode == 1
