@@ -102,6 +102,8 @@ def by_stop(server: Server, stack: ExitStack) -> Vanish:
         stops = (infer_request("tensorrt_llm", f"mine-{index}", stop=True) for index in range(VANISHING))
         assert not [answer.error_message for answer in raw.stub.ModelStreamInfer(stops, timeout=30)]
 
+    # A call that nobody refers to is cancelled.
+    stack.callback(calls.clear)
     return vanish
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from support import Server, rounds
+from support import Server, rounds, wait_for
 from trireme_client import Client
 
 POOLS: dict[str, tuple[Any, list[float]]] = {
@@ -67,4 +67,4 @@ def test_every_request_is_answered_or_refused_and_the_server_goes_on(server: Ser
     assert outcomes["refused"] > 20
     with Client(server.grpc, timeout_s=30) as client:
         assert client.generate(prompt="<|user|>Reverse: abc<|assistant|>", max_tokens=8).text == "cba"
-    assert server.metric("trireme_requests_running") == 0
+    wait_for(lambda: server.metric("trireme_requests_running") == 0)
