@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import Server, restarts_of, rounds, start_server, stop_server, wait_for
+from support import Server, restarts_of, rounds, start_null_server, start_server, stop_server, wait_for
 from trireme_client import Client, TriremeError, Unavailable
 from trireme_ops import processes
 
@@ -77,6 +77,14 @@ def serves(server: Server) -> bool:
         return False
 
 
+def answers(server: Server) -> bool:
+    try:
+        with Client(server.grpc, timeout_s=10) as client:
+            return client.generate(prompt="abc", max_tokens=8, end_id=-1).num_output_tokens == 8
+    except TriremeError:
+        return False
+
+
 def status_of(url: str) -> int:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
@@ -97,7 +105,9 @@ def stub_of(server: Server, model: str) -> int:
     return pid
 
 
-def check_round(server: Server, harm: Callable[[], None], ready_url: str) -> None:
+def check_round(
+    server: Server, harm: Callable[[], None], ready_url: str, serves: Callable[[Server], bool] = serves
+) -> None:
     """Harm it under load: the streams end with an error soon, readiness fails, and it serves again."""
     assert status_of(ready_url) == 200
     streams = Streams(server)
@@ -152,3 +162,19 @@ def test_a_dead_tritonserver_is_started_again(server: Server) -> None:
         check_round(server, lambda triton=triton: os.kill(triton, signal.SIGKILL), f"{server.health}/v2/health/ready")  # type: ignore[misc]
         assert not processes.is_running(engine)
         assert restarts_of(server) == {**before, "tritonserver": before["tritonserver"] + 1}
+
+
+@pytest.mark.parametrize("how", ["sleep", "spin"])
+def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, how: str) -> None:
+    """Of every engine process that is started, one step after many never returns, idle or busy."""
+    settings = {"engine_hang_timeout_ms": "1500"}
+    server = start_null_server(tmp_path, 50, settings, hang_after_steps=150, hang=how)
+    try:
+        triton = server.triton_pid()
+        for count in range(rounds(1, 10)):
+            check_round(server, lambda: None, f"{server.health}/v2/models/tensorrt_llm/ready", answers)
+            wait_for(lambda: server.metric("trireme_engine_restarts_total", cause="hung") == count + 1)  # noqa: B023
+        assert server.triton_pid() == triton
+        assert restarts_of(server) == {"tritonserver": 0, "stub": 0}
+    finally:
+        stop_server(server)

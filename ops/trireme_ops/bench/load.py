@@ -21,6 +21,14 @@ from tritonclient.utils import serialize_byte_tensor
 
 _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 
+#: What only the last message of an answer of `ensemble` holds, and how a message with an error begins: with the first
+#: field of ModelStreamInferResponse.
+_LAST, _ERROR = b"finish_reason", b"\n"
+
+
+#: How many gRPC streams the requests of an open loop go out on, in turns.
+OPEN_STREAMS = 32
+
 
 @dataclass(frozen=True)
 class Load:
@@ -28,7 +36,8 @@ class Load:
 
     Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
     outputs: those that are asked for, all where none is named. With rate_per_s, an open loop of so many requests;
-    with pause_s, a stream waits so long before it asks again.
+    with pause_s, a stream waits so long before it asks again. With keep_streams, each gRPC stream serves one request of
+    `ensemble` after the other, as those of `tritonclient` do; else each request has one of its own.
     """
 
     address: str
@@ -39,6 +48,7 @@ class Load:
     warm_up_s: float = 1.0
     rate_per_s: float = 0.0
     pause_s: float = 0.0
+    keep_streams: bool = False
     prompt: str = "Tell me something."
     outputs: tuple[str, ...] = ()
 
@@ -121,13 +131,18 @@ class _Meter:
         self.gaps_s: list[float] = []
 
 
-async def _ask(call: Any, request: bytes, stream: _Stream, meter: _Meter) -> None:
+async def _ask(call: Any, kept: Any, request: bytes, stream: _Stream, meter: _Meter) -> None:
+    """One request, on the gRPC stream `kept` or one of its own."""
     began = last = time.perf_counter()
-    responses = call()
+    responses = kept or call()
     await responses.write(request)
-    await responses.done_writing()
+    if kept is None:
+        await responses.done_writing()
     stream.messages, stream.message = 0, b""
-    while (message := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+    while kept is None or not (_LAST in stream.message or stream.message.startswith(_ERROR)):
+        message = await responses.read()
+        if message is grpc.aio.EOF:  # type: ignore[attr-defined]
+            break
         now = time.perf_counter()
         stream.message = message
         stream.messages += 1
@@ -149,8 +164,9 @@ async def run(load: Load) -> Result:
 
         async def worker(index: int) -> None:
             number = index
+            kept = call() if load.keep_streams else None
             while True:
-                await _ask(call, request_of(load, number), streams[index], meter)
+                await _ask(call, kept, request_of(load, number), streams[index], meter)
                 if tokens_in(streams[index].message, streams[index].messages) != load.max_tokens:
                     raise RuntimeError(f"an answer has not {load.max_tokens} tokens")
                 number += load.concurrency
@@ -188,45 +204,73 @@ async def run(load: Load) -> Result:
     )
 
 
+class _Open:
+    """An open loop's requests, told apart by their ids on the streams that they share."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.result = Result(load.seconds, 0, 0, 0, 0.0)
+        self.began = time.perf_counter()
+        self.sent: dict[str, float] = {}
+        self._first: set[str] = set()
+        self.ended = asyncio.Condition()
+
+    async def read(self, responses: Any) -> None:
+        """Take in what comes on a stream, until it is cancelled. Raises RuntimeError for an error but a refusal."""
+        while (message := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            now = time.perf_counter()
+            response = service_pb2.ModelStreamInferResponse.FromString(message)
+            key = response.infer_response.id
+            refused = "RESOURCE_EXHAUSTED" in response.error_message
+            if response.error_message and not refused:
+                raise RuntimeError(response.error_message)
+            if key not in self._first:
+                self._first.add(key)
+                self._count(self.sent[key], now, refused)
+            if refused or _LAST in message:
+                async with self.ended:
+                    self._first.discard(key)
+                    del self.sent[key]
+                    self.ended.notify()
+
+    def _count(self, sent: float, now: float, refused: bool) -> None:
+        start = self.began + self._load.warm_up_s
+        if not start <= sent < start + self._load.seconds:
+            return
+        if refused:
+            self.result.refused += 1
+            self.result.refusal_ms.append(1000 * (now - sent))
+        else:
+            self.result.requests += 1
+            self.result.tokens += self._load.max_tokens
+            self.result.ttft_ms.append(1000 * (now - sent))
+
+
 async def run_open(load: Load) -> Result:
     """Put the load on at a rate, however many answers are under way. Refusals are counted."""
-    result = Result(load.seconds, 0, 0, 0, 0.0)
     async with grpc.aio.insecure_channel(load.address) as channel:
         call = channel.stream_stream(_METHOD, None, None)
+        streams: list[Any] = [call() for _ in range(OPEN_STREAMS)]
         bodies = [request_of(load, number) for number in range(256)]
-        began = time.perf_counter()
-
-        async def ask(number: int) -> None:
-            sent = time.perf_counter()
-            responses: Any = call(None)
-            await responses.write(bodies[number % len(bodies)])
-            await responses.done_writing()
-            first, message = 0.0, b""
-            while (further := await responses.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                message = further
-                first = first or time.perf_counter() - sent
-                # The first field of ModelStreamInferResponse is error_message.
-                if message[:1] == b"\n":
-                    break
-            if not began + load.warm_up_s <= sent < began + load.warm_up_s + load.seconds:
-                return
-            if message[:1] == b"\n":
-                if b"RESOURCE_EXHAUSTED" not in message:
-                    tokens_in(message, 0)
-                result.refused += 1
-                result.refusal_ms.append(1000 * first)
-            else:
-                result.requests += 1
-                result.tokens += load.max_tokens
-                result.ttft_ms.append(1000 * first)
-
-        cpu_before, tasks = cpu_s(), []
+        loop, cpu_before = _Open(load), cpu_s()
+        readers = [asyncio.create_task(loop.read(stream)) for stream in streams]
         for number in range(int(load.rate_per_s * (load.warm_up_s + load.seconds))):
-            await asyncio.sleep(max(0.0, began + number / load.rate_per_s - time.perf_counter()))
-            tasks.append(asyncio.create_task(ask(number)))
-        await asyncio.gather(*tasks)
-        result.generator_cpu_s = cpu_s() - cpu_before
-    return result
+            await asyncio.sleep(max(0.0, loop.began + number / load.rate_per_s - time.perf_counter()))
+            key = str(number)
+            loop.sent[key] = time.perf_counter()
+            # Messages of protobuf can be joined: what is set in the second one is added to the first.
+            body = bodies[number % len(bodies)] + service_pb2.ModelInferRequest(id=key).SerializeToString()
+            await streams[number % len(streams)].write(body)
+            for reader in readers:
+                if reader.done():
+                    reader.result()
+        async with loop.ended:
+            await asyncio.wait_for(loop.ended.wait_for(lambda: not loop.sent), timeout=120)
+        loop.result.generator_cpu_s = cpu_s() - cpu_before
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+    return loop.result
 
 
 async def _for(seconds: float, workers: "list[asyncio.Task[None]]") -> None:

@@ -22,8 +22,9 @@ MAX_TOKENS, PACED_MAX_TOKENS = 512, 128
 #: The rate of the paced engine: that of a model of some ten milliseconds a step.
 PACED_STEPS_PER_S = 100.0
 
-#: One request at a time for a few tokens: one after the other, and with pauses, in which the machine goes to sleep.
-SHORT, PAUSED = "short answers", "with pauses"
+#: One request at a time for a few tokens: one after the other on a gRPC stream that is kept, as that of `tritonclient`
+#: is, or each on one of its own; and with pauses, in which the machine goes to sleep.
+SHORT, NEW_STREAMS, PAUSED = "short answers", "on new streams", "with pauses"
 
 _SETTINGS = {"max_num_sequences": "256", "max_tokens_in_paged_kv_cache": "1048576"}
 _ENGINE = EngineSettings(max_num_seqs=256, kv_cache_tokens=1 << 20)
@@ -89,7 +90,9 @@ def _unlimited(root: Layout, alone: Alone, seconds: float) -> list[dict[str, flo
             _add(rows, figures, name, concurrency, [pair[index] for pair in pairs], engine)
     with serving(root) as server:
         load = _load("ensemble", 1, seconds, max_tokens=2)
-        _add(rows, figures, SHORT, 1, [measure(server, load)], alone(load))
+        for name, keep_streams in ((SHORT, True), (NEW_STREAMS, False)):
+            measured = measure(server, replace(load, keep_streams=keep_streams))
+            _add(rows, figures, name, 1, [measured], alone(load))
     print(table(_HEAD, rows), flush=True)
     return figures
 
@@ -181,6 +184,7 @@ def _line(figures: dict[str, list[dict[str, float | str]]]) -> dict[str, float]:
         "tokens_per_s_c64": ours,
         "naive_tokens_per_s_c64": naive,
         "ttft_added_ms_p50_c1": of("unlimited", SHORT, 1, "ttft_added_ms_p50"),
+        "ttft_added_ms_p50_c1_new_streams": of("unlimited", NEW_STREAMS, 1, "ttft_added_ms_p50"),
         "ttft_added_ms_p50_c1_paced": of("paced", "trireme", 1, "ttft_added_ms_p50"),
         "ttft_added_ms_p50_c1_after_pauses": of("paced", PAUSED, 1, "ttft_added_ms_p50"),
     }
