@@ -160,7 +160,7 @@ async def run(load: Load) -> Result:
     meter = _Meter()
     streams = [_Stream() for _ in range(load.concurrency)]
     async with grpc.aio.insecure_channel(load.address) as channel:
-        call = channel.stream_stream(_METHOD, None, None)
+        call: Any = channel.stream_stream(_METHOD, None, None)
 
         async def worker(index: int) -> None:
             number = index
@@ -249,7 +249,7 @@ class _Open:
 async def run_open(load: Load) -> Result:
     """Put the load on at a rate, however many answers are under way. Refusals are counted."""
     async with grpc.aio.insecure_channel(load.address) as channel:
-        call = channel.stream_stream(_METHOD, None, None)
+        call: Any = channel.stream_stream(_METHOD, None, None)
         streams: list[Any] = [call() for _ in range(OPEN_STREAMS)]
         bodies = [request_of(load, number) for number in range(256)]
         loop, cpu_before = _Open(load), cpu_s()

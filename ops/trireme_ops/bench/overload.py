@@ -45,7 +45,7 @@ def run(layout: Layout, seconds: float) -> int:
         print(f"\nThe null engine at {PACED_STEPS_PER_S:g} steps/s, as one with a device of its own:", flush=True)
         figures["null"] = _measured(null, seconds)
     write_json(layout, "overload", figures)
-    line = {}
+    line: dict[str, float] = {}
     for engine, rows in figures.items():
         goodput = {row["times"]: row["in time/s"] for row in rows}
         peak = max(goodput.values())
