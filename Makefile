@@ -70,7 +70,7 @@ train: setup-build ## Train the reference checkpoint again (about 80 minutes on 
 LOCK = uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" pyproject.toml requirements/install.in
 
-bench-path: setup ## Everything around an engine, against the naive way (about 2 minutes)
+bench-path: setup ## Everything around an engine, against the naive way (about 4 minutes)
 	@$(VENV)/bin/trireme bench path $(ARGS)
 
 bench-engine: setup ## The path with the CPU engine, against the engine alone (about 12 minutes)
@@ -79,7 +79,7 @@ bench-engine: setup ## The path with the CPU engine, against the engine alone (a
 bench-functions: setup-dev ## Detokenizing and stop matching, in tokens/s
 	@$(VENV)/bin/python -m pytest -q -s tests/bench --benchmark-enable --benchmark-warmup=on --benchmark-disable-gc $(ARGS)
 
-bench-overload: setup ## What is served in time under more load than can be done (about 2 minutes)
+bench-overload: setup ## What is served in time under more load than can be done (about 4 minutes)
 	@$(VENV)/bin/trireme bench overload $(ARGS)
 
 publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
