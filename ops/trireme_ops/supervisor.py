@@ -14,8 +14,8 @@ _WATCH_S = 0.1
 #: The wait before a server that dies again soon after its start is started once more: at first none, then doubled.
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 30.0
 
-#: A server that was ready for so long has its next death forgiven.
-_STABLE_S = 60.0
+#: A server that was ready for so long is started again at once when it dies.
+STABLE_S = 5.0
 
 
 class Supervisor:
@@ -68,7 +68,7 @@ class Supervisor:
                 cause, message = death
                 if not self._restarts:
                     raise OperatorError(message)
-                if time.monotonic() - ready_since > _STABLE_S:
+                if time.monotonic() - ready_since > STABLE_S:
                     delay_s = 0.0
                 self.health.metrics.restarted(cause)
                 self._say(f"{message}\nStarting it again{f' in {delay_s:g} s' if delay_s else ''} ...")

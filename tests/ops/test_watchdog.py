@@ -15,8 +15,12 @@ import pytest
 from support import Server, restarts_of, rounds, start_null_server, start_server, stop_server, wait_for
 from trireme_client import Client, TriremeError, Unavailable
 from trireme_ops import processes
+from trireme_ops.supervisor import STABLE_S
 
 STREAMS = 32
+
+#: A server that dies sooner after it was started is started again later and later.
+STEADY_S = STABLE_S + 0.5
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +110,20 @@ def stub_of(server: Server, model: str) -> int:
 
 
 def check_round(
-    server: Server, harm: Callable[[], None], ready_url: str, serves: Callable[[Server], bool] = serves
+    server: Server,
+    harm: Callable[[], None],
+    ready_url: str,
+    serves: Callable[[Server], bool] = serves,
+    steady_s: float = 0.0,
 ) -> None:
-    """Harm it under load: the streams end with an error soon, readiness fails, and it serves again."""
+    """Harm it under load: the streams end with an error soon, readiness fails, and it serves again.
+
+    steady_s: how long it serves before.
+    """
     assert status_of(ready_url) == 200
+    steady_at = time.monotonic() + steady_s
     streams = Streams(server)
+    wait_for(lambda: time.monotonic() > steady_at)
     began = time.monotonic()
     harm()
     wait_for(lambda: status_of(ready_url) == 503, 10, "readiness that fails")
@@ -148,7 +161,12 @@ def test_a_dead_stub_restarts_the_server(server: Server, model: str) -> None:
         before = restarts_of(server)
         engine = engine_of(server)
         stub = stub_of(server, model)
-        check_round(server, lambda stub=stub: os.kill(stub, signal.SIGKILL), f"{server.health}/v2/health/ready")  # type: ignore[misc]
+        check_round(
+            server,
+            lambda stub=stub: os.kill(stub, signal.SIGKILL),
+            f"{server.health}/v2/health/ready",
+            steady_s=STEADY_S,
+        )
         assert not processes.is_running(engine), "no engine outlives its stub"
         # The server may see it too, and abort before the supervisor ends it.
         assert sum(restarts_of(server).values()) == sum(before.values()) + 1
@@ -159,7 +177,12 @@ def test_a_dead_tritonserver_is_started_again(server: Server) -> None:
         before = restarts_of(server)
         engine = engine_of(server)
         triton = server.triton_pid()
-        check_round(server, lambda triton=triton: os.kill(triton, signal.SIGKILL), f"{server.health}/v2/health/ready")  # type: ignore[misc]
+        check_round(
+            server,
+            lambda triton=triton: os.kill(triton, signal.SIGKILL),
+            f"{server.health}/v2/health/ready",
+            steady_s=STEADY_S,
+        )
         assert not processes.is_running(engine)
         assert restarts_of(server) == {**before, "tritonserver": before["tritonserver"] + 1}
 
