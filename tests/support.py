@@ -57,6 +57,7 @@ class Server:
 
     process: "subprocess.Popen[str]"
     addresses: dict[str, Any]
+    ready_file: Path
 
     @property
     def grpc(self) -> str:
@@ -116,7 +117,7 @@ def start_server(folder: Path, *arguments: str, env: dict[str, str] | None = Non
             process.kill()
             pytest.fail(f"trireme serve did not become ready: {process.communicate()[0]}")
         time.sleep(0.05)
-    return Server(process, json.loads(ready.read_text()))
+    return Server(process, json.loads(ready.read_text()), ready)
 
 
 def restarts_of(server: Server) -> dict[str, int]:

@@ -17,6 +17,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from trireme_runtime.manifest import ManifestError, read_manifest, write_manifest
+from trireme_runtime.settings import FLAGS, NUMBERS, WHOLE_NUMBERS
 
 from .errors import OperatorError
 from .layout import Layout
@@ -42,29 +43,7 @@ _MODELS = {
 }
 
 #: Parameters of the engine model's configuration that a family may have values of its own for.
-SETTINGS = (
-    "max_num_sequences",
-    "max_num_tokens",
-    "max_tokens_in_paged_kv_cache",
-    "enable_kv_cache_reuse",
-    "kv_cache_overcommit",
-    "max_queue_size",
-    "max_queue_tokens",
-    "max_queue_delay_ms",
-    "engine_hang_timeout_ms",
-)
-
-#: Of those that are numbers: the lowest and the highest value that makes sense.
-_LIMITS = {
-    "max_num_sequences": (1, 1024),
-    "max_num_tokens": (1, 65_536),
-    "max_tokens_in_paged_kv_cache": (128, 16_777_216),
-    "kv_cache_overcommit": (1, 1024),
-    "max_queue_size": (1, 65_536),
-    "max_queue_tokens": (1, 1_073_741_824),
-    "max_queue_delay_ms": (1, 3_600_000),
-    "engine_hang_timeout_ms": (1000, 3_600_000),
-}
+SETTINGS = (*WHOLE_NUMBERS, *NUMBERS, *FLAGS)
 
 
 @dataclass(frozen=True)
@@ -83,10 +62,11 @@ class FamilySpec:
         for key, value in self.settings.items():
             if key not in SETTINGS:
                 raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
-            lowest, highest = _LIMITS.get(key, (0, 0))
+            limits = {**WHOLE_NUMBERS, **NUMBERS}
+            lowest, highest = limits.get(key, (0, 0))
             number = value.isascii() and value.isdecimal() and len(value) < 12 and lowest <= int(value) <= highest
-            if not (number if key in _LIMITS else value in ("true", "false")):
-                wanted = f"a whole number from {lowest} to {highest}" if key in _LIMITS else "true or false"
+            if not (number if key in limits else value in ("true", "false")):
+                wanted = f"a whole number from {lowest} to {highest}" if key in limits else "true or false"
                 raise OperatorError(f"the setting {key} has the value {value[:40]!r}; it must be {wanted}")
 
 

@@ -12,8 +12,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from .embedded import ADDRESS
 
-#: Readiness of a model, or with None of everything.
+#: Readiness of a model, or with None of everything; and whether there is such a model, in such a version.
 Ready = Callable[[str | None], bool]
+HasModel = Callable[[str, str | None], bool]
 
 
 class SupervisorMetrics:
@@ -40,7 +41,7 @@ class SupervisorMetrics:
 class HealthEndpoint:
     """HTTP on the loopback address: Triton's health paths, and /metrics. Use `start` and `stop`."""
 
-    def __init__(self, port: int, ready: Ready) -> None:
+    def __init__(self, port: int, ready: Ready, has_model: HasModel) -> None:
         self.metrics = SupervisorMetrics(ready)
         metrics = self.metrics
 
@@ -53,8 +54,12 @@ class HealthEndpoint:
                     self._answer(200)
                 elif parts == ["v2", "health", "ready"]:
                     self._answer(200 if ready(None) else 503)
-                elif len(parts) == 4 and parts[:2] == ["v2", "models"] and parts[3] == "ready":
-                    self._answer(200 if ready(parts[2]) else 503)
+                elif len(parts) in (4, 6) and parts[:2] == ["v2", "models"] and parts[-1] == "ready":
+                    version = parts[4] if parts[3] == "versions" else None
+                    if has_model(parts[2], version):
+                        self._answer(200 if ready(parts[2]) else 503)
+                    else:
+                        self._answer(404)
                 elif parts == ["metrics"]:
                     self._answer(200, generate_latest(metrics.registry), CONTENT_TYPE_LATEST)
                 else:

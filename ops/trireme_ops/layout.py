@@ -50,6 +50,14 @@ class Layout:
         models = sorted(path for path in (self.root / "model_repository").iterdir() if path.is_dir())
         return [version for model in models for version in version_folders(model)]
 
+    def has_model(self, name: str, version: str | None = None) -> bool:
+        """Whether either repository has a model of this name, and of this version if one is named."""
+        for repository in self.repositories:
+            for folder in repository.iterdir():
+                if folder.is_dir() and folder.name == name:
+                    return version is None or version in [path.name for path in version_folders(folder)]
+        return False
+
     def control_key(self) -> str:
         """The key to the control APIs, from a file that only its owner can read; made where there is none."""
         path = self.state / "control.key"

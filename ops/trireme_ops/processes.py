@@ -35,6 +35,14 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def is_halted(pid: int) -> bool:
+    """Whether a process was stopped by a signal, and goes on only if it gets another."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
 def abandoned_regions() -> list[Path]:
     """Regions of servers whose owner is gone."""
     found = []

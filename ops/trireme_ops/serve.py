@@ -138,17 +138,20 @@ def run(arguments: argparse.Namespace) -> int:
     signals = _Signals()
     print("Starting tritonserver ...", flush=True)
 
-    def announce() -> None:
-        _announce(server, started)
+    def write_ready_file() -> None:
         if arguments.ready_file:
             _write_ready_file(arguments.ready_file, server)
+
+    def announce() -> None:
+        _announce(server, started)
+        write_ready_file()
 
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
     supervisor = Supervisor(server, lambda: signals.count > 0, say, arguments.ready_timeout, arguments.restart)
     try:
-        supervisor.run(announce)
+        supervisor.run(announce, write_ready_file)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
     finally:
         if server.was_started:

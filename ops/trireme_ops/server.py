@@ -81,6 +81,16 @@ class EmbeddedServer:
         """What the models' processes say of themselves."""
         return read_statuses(self._shm_prefix)
 
+    def is_live(self, timeout_s: float) -> bool:
+        """Whether tritonserver answers."""
+        try:
+            with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.http}/v2/health/live", timeout=timeout_s):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except (urllib.error.URLError, OSError):
+            return False
+
     def is_ready(self, timeout_s: float = 2) -> bool:
         """Whether Triton says that it and all its models are ready; it does not notice the death of a stub."""
         url = f"http://{ADDRESS}:{self.ports.http}/v2/health/ready"

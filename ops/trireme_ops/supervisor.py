@@ -1,15 +1,22 @@
 """Keeps a server alive: watches tritonserver and its models' processes, and starts all of it again when one dies."""
 
+import threading
 import time
 from collections.abc import Callable
 
 from .errors import OperatorError
 from .health import HealthEndpoint
-from .processes import is_running
+from .processes import is_halted, is_running
 from .server import EmbeddedServer
 
 #: How often to look. A stream of a dead stub ends this much later, and a little more.
 _WATCH_S = 0.1
+
+#: How long a process may be halted by a signal, and how long tritonserver may leave a question unanswered, until they
+#: count as hung; how often it is asked.
+_HALTED_S = 1.0
+_SILENT_S = 15.0
+_ASK_S = 1.0
 
 #: The wait before a server that dies again soon after its start is started once more: at first none, then doubled.
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 30.0
@@ -39,19 +46,21 @@ class Supervisor:
         self._ready_timeout_s = ready_timeout_s
         self._restarts = restarts
         self._serving = False
-        self.health = HealthEndpoint(server.ports.health, self.is_ready)
+        self._halted_since: dict[int, float] = {}
+        self._answered_at = 0.0
+        self.health = HealthEndpoint(server.ports.health, self.is_ready, self._server.layout.has_model)
 
     def is_ready(self, model: str | None = None) -> bool:
         """Whether a model, or with None everything, serves: no process is dead, no engine is being started again."""
         statuses = self._server.statuses()
-        if not self._serving or not all(is_running(status.pid) for status in statuses):
+        if not self._serving or not all(is_running(s.pid) and not is_halted(s.pid) for s in statuses):
             return False
         if model is not None and any(status.model == model for status in statuses):
             return all(status.serves for status in statuses if status.model == model)
         return all(status.serves for status in statuses) and self._server.is_ready(timeout_s=1)
 
-    def run(self, announce: Callable[[], None]) -> None:
-        """Serve until `stopped`; `announce` is called once, when the server is ready.
+    def run(self, announce: Callable[[], None], ready_again: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stopped`; `announce` is called once, when the server is ready, and then `ready_again`.
 
         Raises OperatorError if the server is not ready at first, or dies and is not to be started again.
         """
@@ -59,7 +68,9 @@ class Supervisor:
         if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
             return
         self._serving = True
+        self._answered_at = time.monotonic()
         self.health.start()
+        threading.Thread(target=self._ask, name="liveness", daemon=True).start()
         announce()
         delay_s, ready_since = 0.0, time.monotonic()
         try:
@@ -76,6 +87,7 @@ class Supervisor:
                 if not self._wait(delay_s) or not self._start_again():
                     return
                 ready_since = time.monotonic()
+                ready_again()
                 delay_s = min(_MAX_DELAY_S, 2 * delay_s or _FIRST_DELAY_S)
         finally:
             self._serving = False
@@ -86,8 +98,8 @@ class Supervisor:
         delay_s = _FIRST_DELAY_S
         while True:
             started = time.monotonic()
-            self._server.start()
             try:
+                self._server.start()
                 if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
                     return False
             except OperatorError as error:
@@ -97,6 +109,8 @@ class Supervisor:
                     return False
                 delay_s = min(_MAX_DELAY_S, 2 * delay_s)
                 continue
+            self._halted_since.clear()
+            self._answered_at = time.monotonic()
             self._serving = True
             self._say(f"Ready again after {time.monotonic() - started:.1f} s.")
             return True
@@ -116,8 +130,31 @@ class Supervisor:
             if self._server.process.poll() is not None:
                 how = self._server.how_it_ended()
                 return "tritonserver", f"tritonserver {how} by itself:\n{self._server.errors_in_log()}"
+            if self._is_hung(self._server.process.pid):
+                return "tritonserver", f"tritonserver was halted for {_HALTED_S:g} s"
+            if time.monotonic() - self._answered_at > _SILENT_S:
+                return "tritonserver", f"tritonserver has not answered for {_SILENT_S:g} s"
             for status in self._server.statuses():
                 if not is_running(status.pid):
                     return "stub", f"the process {status.pid} of the model {status.model} died"
+                if self._is_hung(status.pid):
+                    return (
+                        "stub",
+                        f"the process {status.pid} of the model {status.model} was halted for {_HALTED_S:g} s",
+                    )
             time.sleep(_WATCH_S)
         return None
+
+    def _is_hung(self, pid: int) -> bool:
+        """Whether a process has been halted for too long."""
+        if not is_halted(pid):
+            self._halted_since.pop(pid, None)
+            return False
+        return time.monotonic() - self._halted_since.setdefault(pid, time.monotonic()) > _HALTED_S
+
+    def _ask(self) -> None:
+        """Note when tritonserver last answered, in a thread of its own: it may not."""
+        while not self._stopped():
+            if self._serving and self._server.is_live(timeout_s=_SILENT_S):
+                self._answered_at = time.monotonic()
+            time.sleep(_ASK_S)

@@ -84,7 +84,7 @@ def _busy(message: str, excess: float, state: QueueState) -> Refusal:
 
 
 class StartRate:
-    """How many requests go from the queue to the engine in a second."""
+    """How many requests go from the queue to the engine in a second; guess_per_s: as long as nothing is known."""
 
     #: How far back it looks.
     WINDOW_S = 4.0
@@ -92,10 +92,11 @@ class StartRate:
     #: How long what was known before is better than what has been seen since something waits again.
     LEARNING_S = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, guess_per_s: float) -> None:
+        self._guess = guess_per_s
         self._starts: deque[float] = deque()
         self._since: float | None = None
-        self._known = float("inf")
+        self._known: float | None = None
 
     def wait_begins(self, now: float) -> None:
         """Something waits now, where nothing did."""
@@ -113,10 +114,10 @@ class StartRate:
         self._starts.append(now)
 
     def per_second(self, now: float) -> float:
-        """The rate. Before the first start it is as if one came now; infinite where nothing is known at all."""
+        """The rate. Before the first start it is as if one came now."""
         waited_s = 0.0 if self._since is None else now - self._since
-        if self._since is None or waited_s < 0.1 or (waited_s < self.LEARNING_S and self._known < float("inf")):
-            return self._known
+        if self._since is None or waited_s < (0.1 if self._known is None else self.LEARNING_S):
+            return self._guess if self._known is None else self._known
         begin = max(self._since, now - self.WINDOW_S)
         while self._starts and self._starts[0] < begin:
             self._starts.popleft()

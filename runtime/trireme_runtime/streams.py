@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from .admission import LOWEST_PRIORITY, NUM_PRIORITIES, QueueLimits, QueueState, StartRate, refusal_of
-from .answers import CancelCause, Queued, RunningAnswer, RunningSequence, Sink
+from .answers import CancelCause, Chunk, Queued, RunningAnswer, RunningSequence, Sink
 from .automaton import WordAutomaton
 from .contract import Code, Refusal
 from .detokenizing import Detokenizer
@@ -132,7 +132,8 @@ class StreamRouter:
         self._line: list[tuple[int, int, RunningAnswer]] = []
         self._line_counts = [0] * NUM_PRIORITIES
         self._line_tokens = 0
-        self._rate = StartRate()
+        #: As if an answer took a second.
+        self._rate = StartRate(self._engine.limits.max_num_seqs)
         #: (when, key) of what must have ended by then.
         self._deadlines: list[tuple[int, int]] = []
         #: What is to be sent at once, and (when, tie-breaker, answer) of what is sent when it is due; entries of
@@ -240,6 +241,17 @@ class StreamRouter:
             refusal = refusal_of(limits, self._state(), request.priority, request.tokens)
             if refusal is not None:
                 raise refusal
+            lower = [
+                entry[2] for entry in self._line if entry[2].waiting and entry[2].request.priority < request.priority
+            ]
+            staying_tokens = self._line_tokens - sum(stream.request.tokens for stream in lower)
+            if lower and staying_tokens + request.tokens > limits.max_tokens:
+                # To send them away would not make room.
+                message = (
+                    f"the server is busy: requests with {staying_tokens} tokens wait that this one does not go before, "
+                    f"and it has {request.tokens}; at most {limits.max_tokens} may"
+                )
+                raise Refusal(Code.RESOURCE_EXHAUSTED, message, 1000)
             while self._line and (
                 sum(self._line_counts) >= limits.max_size or self._line_tokens + request.tokens > limits.max_tokens
             ):
@@ -466,7 +478,10 @@ class StreamRouter:
                     self._submit(stream)
                 except Refusal as refusal:
                     stream.error = refusal
-                    stream.sink.fail(refusal)
+                    try:
+                        stream.sink.fail(refusal)
+                    except Exception as error:
+                        self._observer.send_failed(error)
                     self._observer.ended(stream)
 
     def _can_feed(self) -> bool:
@@ -596,7 +611,9 @@ class StreamRouter:
                 stream.queued = Queued.NOT
                 first = not stream.sent_any
                 stream.sent_any = True
-                chunk, done = (None, True) if stream.error else stream.chunk(self._detokenizer)
+                failed = stream.error is not None
+                chunk, done = self._chunk_of(stream)
+                abandoned = self._running_keys(stream) if chunk is None and not failed else []
                 if first and stream.request.streaming:
                     self._streaming += 1
                 if done:
@@ -607,6 +624,7 @@ class StreamRouter:
                     stream.due_s = time.monotonic() + self._chunk_delay_s()
                     # More may be there: another sequence, or what follows the first id.
                     self._queue(stream)
+            self._cancel_in_engine(abandoned)
             try:
                 if chunk is None:
                     assert stream.error is not None
@@ -624,6 +642,17 @@ class StreamRouter:
                 self._observer.first_token((time.monotonic_ns() - stream.arrival_ns) / 1e9)
             if done:
                 self._observer.ended(stream)
+
+    def _chunk_of(self, stream: RunningAnswer) -> tuple[Chunk | None, bool]:
+        """What to send now, and whether nothing follows; with the lock held. None where it ends with an error."""
+        if stream.error is None:
+            try:
+                return stream.chunk(self._detokenizer)
+            except Exception as error:
+                # One answer that cannot be put into words must not end the sending of all others.
+                self._observer.send_failed(error)
+                stream.error = Refusal(Code.INTERNAL, f"unexpected {type(error).__name__} in the server")
+        return None, True
 
 
 #: What stands for the owner of a key that is not known any more.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
 from .packing import pack
+from .settings import NUMBERS, WHOLE_NUMBERS
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
 _TRITON_CODES = {
@@ -46,21 +47,28 @@ class ModelConfig:
         return self.version_folder / self.text(key)
 
     def integer(self, key: str) -> int:
-        """The parameter `key` as a whole number above 0. Raises ValueError naming key and value."""
+        """The setting `key` as a whole number. Raises ValueError naming key, value and limits."""
         value = self.text(key)
-        if not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not a whole number above 0")
+        lowest, highest = WHOLE_NUMBERS[key]
+        if not value.isascii() or not value.isdecimal() or not lowest <= int(value[:20]) <= highest:
+            raise ValueError(
+                f"{self.name}: parameter {key!r} has the value {value[:40]!r}, not a whole number "
+                f"from {lowest} to {highest}"
+            )
         return int(value)
 
-    def number(self, key: str, lowest: float) -> float:
-        """The parameter `key` as a number of at least `lowest`. Raises ValueError naming key, value and limit."""
+    def number(self, key: str) -> float:
+        """The setting `key` as a number. Raises ValueError naming key, value and limits."""
         value = self.text(key)
+        lowest, highest = NUMBERS[key]
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not lowest <= number < math.inf:
-            raise ValueError(f"{self.name}: parameter {key!r} has the value {value!r}, not a number from {lowest:g}")
+        if not lowest <= number <= highest:
+            raise ValueError(
+                f"{self.name}: parameter {key!r} has the value {value[:40]!r}, not a number from {lowest} to {highest}"
+            )
         return number
 
     def flag(self, key: str) -> bool:

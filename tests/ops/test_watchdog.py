@@ -1,5 +1,6 @@
 """What dies or hangs under 32 streams ends them with an error, and is replaced: engine, stub, server."""
 
+import json
 import os
 import signal
 import threading
@@ -170,6 +171,27 @@ def test_a_dead_stub_restarts_the_server(server: Server, model: str) -> None:
         assert not processes.is_running(engine), "no engine outlives its stub"
         # The server may see it too, and abort before the supervisor ends it.
         assert sum(restarts_of(server).values()) == sum(before.values()) + 1
+
+
+@pytest.mark.parametrize("process", ["preprocessing", "tensorrt_llm", "tritonserver"])
+def test_what_is_halted_counts_as_hung(server: Server, process: str) -> None:
+    before = restarts_of(server)
+    pid = server.triton_pid() if process == "tritonserver" else stub_of(server, process)
+    check_round(server, lambda: os.kill(pid, signal.SIGSTOP), f"{server.health}/v2/health/ready", steady_s=STEADY_S)
+    cause = "tritonserver" if process == "tritonserver" else "stub"
+    assert restarts_of(server) == {**before, cause: before[cause] + 1}
+    assert server.triton_pid() == json.loads(server.ready_file.read_text())["triton_pid"]
+
+
+def test_readiness_knows_which_models_there_are(server: Server) -> None:
+    for path, status in {
+        "ensemble/ready": 200,
+        "tensorrt_llm/versions/1/ready": 200,
+        "tensorrt_llm/versions/7/ready": 404,
+        "nobody/ready": 404,
+        "../ready": 404,
+    }.items():
+        assert status_of(f"{server.health}/v2/models/{path}") == status, path
 
 
 def test_a_dead_tritonserver_is_started_again(server: Server) -> None:

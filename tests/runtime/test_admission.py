@@ -45,6 +45,15 @@ def test_a_higher_priority_passes_those_that_wait_below_it() -> None:
     assert refusal_of(LIMITS, state({2: 4}), 1, 1) is not None
 
 
+def test_as_long_as_nothing_is_known_there_is_a_guess() -> None:
+    rate = StartRate(guess_per_s=32)
+    rate.wait_begins(0.0)
+    limits = QueueLimits(max_delay_ms=250)
+    assert refusal_of(limits, state({0: 8}, rate=rate.per_second(0.05)), 0, 1) is None
+    assert refusal_of(limits, state({0: 9}, rate=rate.per_second(0.05)), 0, 1) is not None
+    assert rate.per_second(0.5) == 2, "as if one started now"
+
+
 def test_the_time_to_come_back_is_that_of_the_excess() -> None:
     refusal = refusal_of(QueueLimits(max_size=99, max_delay_ms=500), state({0: 20}, rate=10), 0, 1)
     # 20 are ahead and 5 start in 500 ms: 15 have to start first.
@@ -53,10 +62,10 @@ def test_the_time_to_come_back_is_that_of_the_excess() -> None:
 
 
 def test_the_rate_is_that_of_the_last_seconds_in_which_something_waited() -> None:
-    rate = StartRate()
-    assert rate.per_second(1.0) == math.inf
+    rate = StartRate(99)
+    assert rate.per_second(1.0) == 99
     rate.wait_begins(10.0)
-    assert rate.per_second(10.05) == math.inf
+    assert rate.per_second(10.05) == 99
     for tenth in range(1, 21):
         rate.started(10 + tenth / 10)
     assert rate.per_second(12.0) == pytest.approx(10)
@@ -66,7 +75,7 @@ def test_the_rate_is_that_of_the_last_seconds_in_which_something_waited() -> Non
 
 
 def test_a_new_wait_begins_with_the_rate_of_the_last_one() -> None:
-    rate = StartRate()
+    rate = StartRate(99)
     rate.wait_begins(0.0)
     for tenth in range(1, 41):
         rate.started(tenth / 10)

@@ -454,6 +454,51 @@ def test_more_than_may_wait_is_refused_and_a_higher_priority_takes_a_place(tight
     assert not sinks[0].ended.is_set()
 
 
+def test_nobody_is_sent_away_for_one_that_finds_no_room_even_so(
+    engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher
+) -> None:
+    def start_engine() -> DrivenEngine:
+        engines.append(DrivenEngine())
+        return engines[-1]
+
+    settings = replace(TIGHT, queue=QueueLimits(max_size=9, max_tokens=210, max_delay_ms=60_000))
+    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, settings)
+    fill(router)
+    low = RecordingSink()
+    high = replace(generation(), max_new_tokens=128, priority=1)
+    router.start(generation(), low)
+    router.start(high, RecordingSink())
+    with pytest.raises(Refusal, match=r"with 131 tokens wait that .* it has 131; at most 210 may") as caught:
+        router.start(high, RecordingSink())
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert not low.ended.is_set()
+    router.close()
+
+
+def test_an_answer_that_cannot_be_sent_on_ends_no_other(
+    engine: DrivenEngine, router: StreamRouter, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Detokenizer.window_start
+
+    def window_start(self: Detokenizer, ids: list[int], sent: int) -> int:
+        if 47 in ids:
+            raise RuntimeError("broken")
+        return whole(self, ids, sent)
+
+    monkeypatch.setattr(Detokenizer, "window_start", window_start)
+    bad, good = RecordingSink(), RecordingSink()
+    keys = [router.start(generation(), sink) for sink in (bad, good)]
+    engine.emit(EngineEvent(keys[0], (47,)), EngineEvent(keys[1], (40,)))
+    assert bad.ended.wait(10)
+    assert bad.error is not None
+    assert bad.error.code is Code.INTERNAL
+    wait_for(lambda: engine.cancelled == [keys[0]])
+    engine.emit(EngineEvent(keys[1], (41,), FinishReason.LENGTH))
+    assert good.ended.wait(10)
+    assert good.ids == [40, 41]
+    assert watcher.failed is not None
+
+
 def test_a_deadline_that_passes_in_the_queue_is_never_started(
     tight: StreamRouter, engines: list[DrivenEngine], watcher: Watcher
 ) -> None:

@@ -70,9 +70,9 @@ class TritonPythonModel:
         )
         router_settings = RouterSettings(
             queue,
-            config.number("kv_cache_overcommit", lowest=1),
-            max_chunk_delay_s=config.number("max_chunk_delay_ms", lowest=0) / 1000,
-            chunk_delay_per_stream_s=config.number("chunk_delay_per_stream_us", lowest=0) / 1e6,
+            config.number("kv_cache_overcommit"),
+            max_chunk_delay_s=config.number("max_chunk_delay_ms") / 1000,
+            chunk_delay_per_stream_s=config.number("chunk_delay_per_stream_us") / 1e6,
         )
 
         def start_engine() -> Engine:
