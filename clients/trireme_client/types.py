@@ -112,7 +112,8 @@ class Generation:
     max_tokens: at least 1. temperature 0, or no sampling parameter at all, is greedy. seed: 0 to 2**64 - 1.
     end_id: the token id that ends the answer, -1 for none. stop: texts that end it, bad_words: texts that must not come
     up. n: how many sequences; beam_width above 1: the best n of a beam search. echo: repeat the prompt in front of the
-    text. tensors: further inputs of the contract by name, each a list of values.
+    text. priority: -10 to 10, the highest goes first where requests wait; deadline_ms: after which it ends with
+    DeadlineExceeded, wherever it is. tensors: further inputs of the contract by name, each a list of values.
     """
 
     prompt: str | None = None
@@ -138,4 +139,6 @@ class Generation:
     guide: Guide | None = None
     log_probs: bool | None = None
     metrics: bool | None = None
+    priority: int | None = None
+    deadline_ms: int | None = None
     tensors: Mapping[str, Sequence[Any]] = field(default_factory=dict)

@@ -57,6 +57,8 @@ def _tensors(generation: Generation, stream: bool) -> dict[str, list[Any]]:
         "guided_decoding_guide": None if guide is None else guide.text or None,
         "return_log_probs": generation.log_probs,
         "return_perf_metrics": generation.metrics,
+        "priority": generation.priority,
+        "deadline_ms": generation.deadline_ms,
         "stream": stream or None,
     }
     tensors = {name: [value] for name, value in values.items() if value is not None}

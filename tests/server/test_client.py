@@ -89,6 +89,8 @@ def test_beams_words_penalties_and_metrics(client: Client) -> None:
         presence_penalty=0.1,
         frequency_penalty=0.1,
         ignore_eos=False,
+        priority=3,
+        deadline_ms=60_000,
         tensors={"pad_id": [2], "return_num_input_tokens": [True]},
     )
     assert "7" not in words.text
@@ -111,7 +113,9 @@ def test_what_cannot_be_sent_or_honoured_is_an_invalid_argument(
         client.generate(prompt="x", max_tokens=2, **fields)
 
 
-def test_an_answer_that_is_given_up_is_cancelled(server: Server) -> None:
+def test_an_answer_that_is_given_up_is_cancelled(server: Server, client: Client) -> None:
+    with pytest.raises(DeadlineExceeded, match="deadline_ms: 1 ms have passed"):
+        client.generate(prompt="x", max_tokens=1900, end_id=-1, deadline_ms=1)
     with Client(server.grpc, timeout_s=0.3) as hasty, pytest.raises(DeadlineExceeded):
         hasty.generate(prompt=ask("Count from 1 to 60."), max_tokens=2000, ignore_eos=True)
     wait_for(lambda: server.metric("trireme_requests_running") == 0)
