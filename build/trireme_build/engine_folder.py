@@ -1,10 +1,12 @@
 """The engine folder of a version that is generated from a checkpoint instead of committed.
 
-A version's manifest names its source: {"source": {"checkpoint": PATH, "files": {NAME: SHA256}}}, PATH relative to the
-repository's root or absolute. The folder `engine/` inside the version is made from it once, with a manifest of its own.
+A version's manifest names its source, {"source": {"checkpoint": PATH, "files": {NAME: SHA256}}}, PATH relative to the
+repository's root or absolute, and, where they are not f32, how its weights are stored, {"weights": "int8"}. The folder
+`engine/` inside the version is made from it once, with a manifest of its own.
 """
 
 import fcntl
+import json
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -14,19 +16,19 @@ from typing import Any
 from trireme_runtime.engines.openvino import GRAMMAR_CHECKER
 from trireme_runtime.manifest import ManifestError, read_manifest, sha256_of, write_manifest
 
-from .checkpoint import CheckpointError, read_config
+from .checkpoint import CheckpointError, DecoderShape, read_config, weight_files
 
 #: Copied beside the model: its dimensions, and its special ids.
 _COPIED = ("config.json", "generation_config.json")
 
 #: Raised when the files of an engine folder change, so that older ones are made again.
-LAYOUT = 3
+LAYOUT = 4
 
-#: What a version's source records of a checkpoint, as far as it has them.
+#: What a version's source records of a checkpoint besides its weights, as far as it has them.
 SOURCE_FILES = (
     "config.json",
     "generation_config.json",
-    "model.safetensors",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -35,9 +37,10 @@ SOURCE_FILES = (
 def source_of(checkpoint: Path, root: Path) -> dict[str, Any]:
     """The "source" of a manifest: where the checkpoint is, relative to `root` if it lies in there, and its files."""
     inside = checkpoint.is_relative_to(root)
+    names = sorted({*SOURCE_FILES, *(path.name for path in weight_files(checkpoint))})
     return {
         "checkpoint": (checkpoint.relative_to(root) if inside else checkpoint).as_posix(),
-        "files": {name: sha256_of(path) for name in SOURCE_FILES if (path := checkpoint / name).is_file()},
+        "files": {name: sha256_of(path) for name in names if (path := checkpoint / name).is_file()},
     }
 
 
@@ -56,7 +59,12 @@ def is_current(version_folder: Path) -> bool:
         engine = read_manifest(version_folder / "engine")
     except ManifestError:
         return False
-    return bool(engine.get("source") == read_manifest(version_folder).get("source") and engine.get("layout") == LAYOUT)
+    version_manifest = read_manifest(version_folder)
+    return bool(
+        engine.get("source") == version_manifest.get("source")
+        and engine.get("quantization") == version_manifest.get("weights", "f32")
+        and engine.get("layout") == LAYOUT
+    )
 
 
 def ensure_engine(version_folder: Path, root: Path) -> bool:
@@ -65,7 +73,8 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
     Staged beside it and renamed, so that a crash leaves the old one or the new one. Raises CheckpointError if the
     source is not what the manifest says, ManifestError if the version has no manifest.
     """
-    source = read_manifest(version_folder).get("source")
+    manifest = read_manifest(version_folder)
+    source = manifest.get("source")
     if source is None or is_current(version_folder):
         return False
     # Outside the model folder, where Triton would take it for a version, but on the same file system.
@@ -79,22 +88,26 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
         for abandoned in staging_root.glob("engine-*"):
             # Of a maker that was killed: nobody else holds the lock.
             shutil.rmtree(abandoned)
-        _make_engine(version_folder, root / source["checkpoint"], source, staging_root)
+        _make_engine(version_folder, root / source["checkpoint"], source, manifest.get("weights", "f32"), staging_root)
     return True
 
 
-def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any], staging_root: Path) -> None:
+def _make_engine(
+    version_folder: Path, checkpoint: Path, source: dict[str, Any], weights: str, staging_root: Path
+) -> None:
     # Imported here: a version whose engine exists is served without the time that this takes.
-    from .openvino_llama import convert_checkpoint, write_hollow_model
+    from .openvino_decoder import convert_checkpoint, write_hollow_model
     from .openvino_tokenizer import write_vocabulary
+    from .openvino_weights import WeightFormat
 
     _check_source(checkpoint, source["files"])
     engine = version_folder / "engine"
     with tempfile.TemporaryDirectory(dir=staging_root, prefix="engine-") as staging_name:
         staging = Path(staging_name) / "engine"
         staging.mkdir()
-        convert_checkpoint(checkpoint, staging)
-        vocab_size = int(read_config(checkpoint)["vocab_size"])
+        convert_checkpoint(checkpoint, staging, WeightFormat(weights))
+        config = read_config(checkpoint)
+        vocab_size = int(config["vocab_size"])
         checker = staging / GRAMMAR_CHECKER
         checker.mkdir()
         write_hollow_model(checkpoint, checker)
@@ -105,11 +118,16 @@ def _make_engine(version_folder: Path, checkpoint: Path, source: dict[str, Any],
             for name in _COPIED:
                 if (checkpoint / name).is_file():
                     shutil.copyfile(checkpoint / name, folder / name)
+        context = DecoderShape.from_config(config).max_positions
+        if context != config["max_position_embeddings"]:
+            # That of a sliding window: the engine goes by config.json.
+            text = json.dumps({**config, "max_position_embeddings": context}, indent=2)
+            (staging / "config.json").write_text(text + "\n", encoding="utf-8")
         origin = {
             "source": source,
             "layout": LAYOUT,
             "engine": "openvino",
-            "quantization": "f32",
+            "quantization": weights,
             "target": "any x86-64 CPU",
             "tools": {name: version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")},
         }

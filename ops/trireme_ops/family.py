@@ -45,20 +45,29 @@ _MODELS = {
 #: Parameters of the engine model's configuration that a family may have values of its own for.
 SETTINGS = (*WHOLE_NUMBERS, *NUMBERS, *FLAGS)
 
+#: How the engine's weights can be stored: as they are, or rounded to 8 or 4 bits.
+WEIGHTS = ("f32", "int8", "int4")
+
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """What to add. settings: values of SETTINGS, as in config.pbtxt. Raises OperatorError for what cannot be."""
+    """What to add. settings: values of SETTINGS, as in config.pbtxt. weights: how they are stored, one of WEIGHTS.
+
+    Raises OperatorError for what cannot be.
+    """
 
     name: str
     checkpoint: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    weights: str = "f32"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise OperatorError(
                 f"the name {self.name!r} cannot be used; allowed are up to 40 of a-z, 0-9 and _, a letter first"
             )
+        if self.weights not in WEIGHTS:
+            raise OperatorError(f"weights {self.weights[:40]!r} are unknown; known are {', '.join(WEIGHTS)}")
         for key, value in self.settings.items():
             if key not in SETTINGS:
                 raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
@@ -71,21 +80,22 @@ class FamilySpec:
 
 
 def read_spec(path: Path) -> FamilySpec:
-    """A spec file: TOML with name, checkpoint (relative to the file) and a table settings."""
+    """A spec file: TOML with name, checkpoint (relative to the file), weights and a table settings."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OperatorError(f"{path}: cannot be read: {error}") from error
-    for key in values.keys() - {"name", "checkpoint", "settings"}:
-        raise OperatorError(f"{path}: the key {key!r} is unknown; known are name, checkpoint and settings")
-    for key in ("name", "checkpoint"):
+    for key in values.keys() - {"name", "checkpoint", "weights", "settings"}:
+        raise OperatorError(f"{path}: the key {key!r} is unknown; known are name, checkpoint, weights and settings")
+    values.setdefault("weights", "f32")
+    for key in ("name", "checkpoint", "weights"):
         if not isinstance(values.get(key), str):
             raise OperatorError(f"{path}: {key} is {values.get(key)!r}; a string is needed")
     settings = values.get("settings", {})
     if not isinstance(settings, dict):
         raise OperatorError(f"{path}: settings is {settings!r}; a table is needed")
     texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in settings.items()}
-    return FamilySpec(values["name"], path.parent / values["checkpoint"], texts)
+    return FamilySpec(values["name"], path.parent / values["checkpoint"], texts, values["weights"])
 
 
 def model_names(family: str) -> list[str]:
@@ -149,14 +159,14 @@ def families(layout: Layout) -> list[str]:
 
 def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]]:
     """The context in tokens, and what a manifest says of the source."""
-    from trireme_build.checkpoint import CheckpointError, LlamaShape, check_weights, read_config
+    from trireme_build.checkpoint import CheckpointError, DecoderShape, check_weights, read_config
     from trireme_build.engine_folder import source_of
     from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
 
     if not checkpoint.is_dir():
         raise OperatorError(f"{checkpoint}: no such folder; a Hugging Face checkpoint folder is needed")
     try:
-        shape = LlamaShape.from_config(read_config(checkpoint))
+        shape = DecoderShape.from_config(read_config(checkpoint))
         check_weights(checkpoint, shape)
         tokenizer = load_tokenizer(checkpoint)
         if len(tokenizer) > shape.vocab_size:
@@ -211,6 +221,8 @@ def _fill_version(
     if model != "ensemble_unary":
         copy_tokenizer(checkpoint, version / "tokenizer", context)
         origin["source" if model == "tensorrt_llm" else "made_from"] = source
+    if model == "tensorrt_llm" and spec.weights != "f32":
+        origin["weights"] = spec.weights
     write_manifest(version, origin)
 
 

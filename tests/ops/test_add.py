@@ -11,6 +11,7 @@ from raw import Refusal, ask, connected, read
 from support import CHECKPOINT, ROOT, TRIREME, start_server, stop_server
 from tokenizers_built import metaspace_bpe
 from trireme_build.random_checkpoint import write_checkpoint
+from trireme_runtime.manifest import read_manifest
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_two_llms_serve_at_once_and_one_is_removed_again(checkout: Path) -> None
     before = folders(checkout)
     write_checkpoint(checkout / "tiny", metaspace_bpe())
     spec = checkout / "tiny.toml"
-    spec.write_text('name = "tiny"\ncheckpoint = "tiny"\n[settings]\nmax_num_sequences = 8\n')
+    spec.write_text('name = "tiny"\ncheckpoint = "tiny"\nweights = "int8"\n[settings]\nmax_num_sequences = 8\n')
     added = trireme(checkout, "add", "--spec", spec)
     assert added.returncode == 0, added.stderr
     assert folders(checkout) - before == {
@@ -53,6 +54,8 @@ def test_two_llms_serve_at_once_and_one_is_removed_again(checkout: Path) -> None
                 calls.append(raw.start("tiny", text_input="hello", max_tokens=20, ignore_eos=True, stream=True))
             answers = ["".join(piece["text_output"][0] for piece in read(call)) for call in calls]
             assert set(answers[::2]) == {"maerts"}
+            engine = read_manifest(checkout / "model_repository" / "tiny_tensorrt_llm" / "1" / "engine")
+            assert engine["quantization"] == "int8"
             (tiny,) = set(answers[1::2])
             assert tiny
             unary = raw.unary("tiny_unary", text_input="hello", max_tokens=20, ignore_eos=True)
@@ -155,6 +158,7 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_and_leaves_nothing(
         (["--set", "max_num_sequences=99999999999999999999"], "a whole number from 1 to 1024"),
         (["--set", "max_sequences=3"], "'max_sequences' is unknown"),
         (["--set", "enable_kv_cache_reuse=1"], "must be true or false"),
+        (["--weights", "int3"], "weights 'int3' are unknown; known are f32, int8, int4"),
     ],
 )
 def test_settings_are_checked(checkout: Path, arguments: list[str], words: str) -> None:
@@ -170,6 +174,7 @@ def test_settings_are_checked(checkout: Path, arguments: list[str], words: str) 
         ('name = "x"', "checkpoint is None"),
         ('name = "x"\ncheckpoint = "y"\ncheckpiont = 1', "'checkpiont' is unknown"),
         ('name = 3\ncheckpoint = "y"', "name is 3"),
+        ('name = "x"\ncheckpoint = "y"\nweights = 8', "weights is 8"),
     ],
 )
 def test_spec_files_are_checked(checkout: Path, text: str, words: str) -> None:

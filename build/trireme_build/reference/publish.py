@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trireme_runtime.manifest import write_manifest
 
-from ..checkpoint import LlamaShape, read_config
+from ..checkpoint import DecoderShape, read_config
 from ..engine_folder import source_of
 from ..tokenizer_folder import copy_tokenizer
 
@@ -21,7 +21,7 @@ MODELS = ("preprocessing", "tensorrt_llm", "postprocessing")
 
 def publish(checkpoint: Path, root: Path) -> None:
     """Write the tokenizer and the manifest of version 1 of each model below `root`/model_repository."""
-    context = LlamaShape.from_config(read_config(checkpoint)).max_positions
+    context = DecoderShape.from_config(read_config(checkpoint)).max_positions
     write_manifest(
         root / "model_repository" / "ensemble_unary" / "1",
         {"model": "ensemble_unary", "version": 1, "recipe": "trireme_build.reference"},

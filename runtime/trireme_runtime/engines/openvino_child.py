@@ -58,19 +58,16 @@ def generation_config(request: EngineRequest, constraint: Constraint | None = No
     sampling = request.sampling
     config = genai.GenerationConfig()
     config.max_new_tokens = request.max_new_tokens
-    config.min_new_tokens = sampling.min_tokens
-    # ignore_eos also switches stop_token_ids off, so it stands for "no end id at all" only.
+    # ignore_eos also switches stop_token_ids off, so it stands for "no end id at all" only. There must be an id even
+    # so: without one the engine takes the model's, refuses a model that has none, and leaves constraints out.
     config.ignore_eos = request.end_id is None
-    if request.end_id is not None:
-        config.set_eos_token_id(request.end_id)
+    config.set_eos_token_id(0 if request.end_id is None else request.end_id)
+    config.min_new_tokens = 0 if request.end_id is None else sampling.min_tokens
     config.repetition_penalty = sampling.repetition_penalty
     config.presence_penalty = sampling.presence_penalty
     config.frequency_penalty = sampling.frequency_penalty
     config.logprobs = int(request.log_probs)
     if constraint is not None:
-        if request.end_id is None:
-            # Without any the engine leaves the constraint out; ignore_eos keeps it from ending anything.
-            config.set_eos_token_id(0)
         config.structured_output_config = genai.StructuredOutputConfig(**{constraint.form: constraint.text})
     if sampling.beam_width > 1:
         config.num_beams = sampling.beam_width

@@ -1,9 +1,10 @@
-"""A Llama checkpoint as an OpenVINO model that the paged-attention pass of OpenVINO GenAI accepts.
+"""A decoder-only checkpoint as an OpenVINO model that the paged-attention pass of OpenVINO GenAI accepts.
 
 The graph is built straight from the safetensors: stateful key-value caches per layer (read_value -> gather(beam_idx) ->
 concat -> assign) around `scaled_dot_product_attention`, which continuous batching replaces by paged attention.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +14,21 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
-from .checkpoint import LlamaShape, read_config, read_weights
+from .checkpoint import DecoderShape, Tensors, read_config
 from .openvino_files import save_model
+from .openvino_weights import WeightFormat, matrix
+from .rope import Rope
 
-Weights = dict[str, NDArray[np.float32]]
+Weights = Mapping[str, NDArray[np.float32]]
 
 
-class _LlamaGraph:
+class _DecoderGraph:
     """Builds the graph; node shapes: B batch, S new positions, H hidden, N heads, K key-value heads, D head size."""
 
-    def __init__(self, shape: LlamaShape, weights: Weights) -> None:
+    def __init__(self, shape: DecoderShape, weights: Weights, weight_format: WeightFormat) -> None:
         self.shape = shape
         self.weights = weights
+        self.format = weight_format
         self.input_ids = self._parameter("input_ids", ov.Type.i64, [-1, -1])
         self.attention_mask = self._parameter("attention_mask", ov.Type.i64, [-1, -1])
         self.position_ids = self._parameter("position_ids", ov.Type.i64, [-1, -1])
@@ -39,7 +43,12 @@ class _LlamaGraph:
         return node
 
     def _linear(self, x: ov.Node, name: str) -> ov.Node:
-        return ops.matmul(x, ops.constant(self.weights[name], name=name), False, True)
+        """x times the transposed matrix `name`, and its bias where it has one."""
+        weight = matrix(f"{name}.weight", self.weights[f"{name}.weight"], self.format)
+        product = ops.matmul(x, weight, False, True)
+        if f"{name}.bias" not in self.shape.weight_shapes:
+            return product
+        return ops.add(product, ops.constant(self.weights[f"{name}.bias"], name=f"{name}.bias"))
 
     def _rms_norm(self, x: ov.Node, name: str) -> ov.Node:
         mean_square = ops.reduce_mean(ops.power(x, np.float32(2)), np.array([-1]), keep_dims=True)
@@ -48,13 +57,15 @@ class _LlamaGraph:
 
     def _rope_tables(self) -> tuple[ov.Node, ov.Node]:
         """cos and sin, each [B, 1, S, D]; rotary embeddings as in Su et al. 2021, halves layout."""
-        dim = self.shape.head_dim
-        # Python floats, not numpy's float32 power: the same bits on every CPU.
-        inverse_frequency = np.array([self.shape.rope_theta ** (-i / dim) for i in range(0, dim, 2)], dtype=np.float32)
+        rope = self.shape.rope
+        inverse_frequency = np.array(rope.inverse_frequencies(self.shape.head_dim), dtype=np.float32)
         positions = ops.unsqueeze(ops.convert(self.position_ids, "f32"), np.array([1, 3]))
         angles = ops.multiply(positions, inverse_frequency.reshape(1, 1, 1, -1))
         both = ops.concat([angles, angles], -1)
-        return ops.cos(both), ops.sin(both)
+        if rope.attention_factor == 1:
+            return ops.cos(both), ops.sin(both)
+        factor = np.float32(rope.attention_factor)
+        return ops.multiply(ops.cos(both), factor), ops.multiply(ops.sin(both), factor)
 
     def _rotate(self, x: ov.Node, cos: ov.Node, sin: ov.Node) -> ov.Node:
         half = self.shape.head_dim // 2
@@ -111,9 +122,12 @@ class _LlamaGraph:
     def _layer(self, x: ov.Node, index: int, cos: ov.Node, sin: ov.Node, mask: ov.Node) -> ov.Node:
         shape, prefix = self.shape, f"model.layers.{index}"
         normed = self._rms_norm(x, f"{prefix}.input_layernorm.weight")
-        q = self._heads(self._linear(normed, f"{prefix}.self_attn.q_proj.weight"), shape.num_heads)
-        k = self._heads(self._linear(normed, f"{prefix}.self_attn.k_proj.weight"), shape.num_kv_heads)
-        v = self._heads(self._linear(normed, f"{prefix}.self_attn.v_proj.weight"), shape.num_kv_heads)
+        q = self._heads(self._linear(normed, f"{prefix}.self_attn.q_proj"), shape.num_heads)
+        k = self._heads(self._linear(normed, f"{prefix}.self_attn.k_proj"), shape.num_kv_heads)
+        v = self._heads(self._linear(normed, f"{prefix}.self_attn.v_proj"), shape.num_kv_heads)
+        if shape.qk_norm:
+            q = self._rms_norm(q, f"{prefix}.self_attn.q_norm.weight")
+            k = self._rms_norm(k, f"{prefix}.self_attn.k_norm.weight")
         keys = self._for_all_heads(self._cached(self._rotate(k, cos, sin), f"past_key_values.{index}.key"))
         values = self._for_all_heads(self._cached(v, f"past_key_values.{index}.value"))
         scale = np.float32(shape.head_dim**-0.5)
@@ -125,48 +139,51 @@ class _LlamaGraph:
             np.array([0, 0, shape.num_heads * shape.head_dim]),
             special_zero=True,
         )
-        x = ops.add(x, self._linear(flat, f"{prefix}.self_attn.o_proj.weight"))
+        x = ops.add(x, self._linear(flat, f"{prefix}.self_attn.o_proj"))
         normed = self._rms_norm(x, f"{prefix}.post_attention_layernorm.weight")
-        gate = ops.swish(self._linear(normed, f"{prefix}.mlp.gate_proj.weight"))
-        up = self._linear(normed, f"{prefix}.mlp.up_proj.weight")
-        return ops.add(x, self._linear(ops.multiply(gate, up), f"{prefix}.mlp.down_proj.weight"))
+        gate = ops.swish(self._linear(normed, f"{prefix}.mlp.gate_proj"))
+        up = self._linear(normed, f"{prefix}.mlp.up_proj")
+        return ops.add(x, self._linear(ops.multiply(gate, up), f"{prefix}.mlp.down_proj"))
 
     def build(self) -> ov.Model:
-        embedding = ops.constant(self.weights["model.embed_tokens.weight"], name="model.embed_tokens.weight")
+        name = "model.embed_tokens.weight"
+        embedding = matrix(name, self.weights[name], self.format.of_embeddings)
         x = ops.gather(embedding, self.input_ids, np.array(0))
         cos, sin = self._rope_tables()
         mask = self._causal_mask()
         for index in range(self.shape.num_layers):
             x = self._layer(x, index, cos, sin, mask)
         x = self._rms_norm(x, "model.norm.weight")
-        head = "model.embed_tokens.weight" if self.shape.tied_embeddings else "lm_head.weight"
-        logits = ops.matmul(x, embedding, False, True) if self.shape.tied_embeddings else self._linear(x, head)
+        head = embedding
+        if not self.shape.tied_embeddings:
+            head = matrix("lm_head.weight", self.weights["lm_head.weight"], self.format.of_embeddings)
+        logits = ops.matmul(x, head, False, True)
         logits.output(0).set_names({"logits"})
         parameters = [self.input_ids, self.attention_mask, self.position_ids, self.beam_idx]
-        return ov.Model([ops.result(logits)], self.sinks, parameters, self.variables, "llama")
+        return ov.Model([ops.result(logits)], self.sinks, parameters, self.variables, "decoder")
 
 
-def build_model(shape: LlamaShape, weights: Weights) -> ov.Model:
-    """The float32 OpenVINO model of a Llama.
+def build_model(shape: DecoderShape, weights: Weights, weight_format: WeightFormat = WeightFormat.F32) -> ov.Model:
+    """The OpenVINO model of a decoder; it computes in float32, from weights in `weight_format`.
 
     Inputs: input_ids, attention_mask, position_ids int64 [B, S], beam_idx int32 [B]. Output: logits float32 [B, S, V].
     Raises KeyError naming a weight that is missing.
     """
-    return _LlamaGraph(shape, weights).build()
+    return _DecoderGraph(shape, weights, weight_format).build()
 
 
-def convert_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Write openvino_model.xml and .bin with float32 weights into the folder `out`, which must exist.
+def convert_checkpoint(checkpoint: Path, out: Path, weight_format: WeightFormat = WeightFormat.F32) -> None:
+    """Write openvino_model.xml and .bin into the folder `out`, which must exist.
 
     Raises CheckpointError for a checkpoint that cannot be read or is not supported.
     """
-    shape = LlamaShape.from_config(read_config(checkpoint))
-    save_model(build_model(shape, read_weights(checkpoint)), out / "openvino_model.xml")
+    shape = DecoderShape.from_config(read_config(checkpoint))
+    save_model(build_model(shape, Tensors(checkpoint), weight_format), out / "openvino_model.xml")
 
 
 def write_hollow_model(checkpoint: Path, out: Path) -> None:
     """Write a model with the checkpoint's vocabulary and one tiny layer of zeros into the folder `out`."""
-    real = LlamaShape.from_config(read_config(checkpoint))
+    real = DecoderShape.from_config(read_config(checkpoint))
     shape = replace(
         real,
         hidden_size=8,
@@ -176,12 +193,11 @@ def write_hollow_model(checkpoint: Path, out: Path) -> None:
         num_kv_heads=1,
         head_dim=8,
         tied_embeddings=True,
+        rope=Rope(10_000.0, real.max_positions),
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
     )
-    layer = "model.layers.0"
-    square = [f"{layer}.self_attn.{name}_proj.weight" for name in "qkvo"]
-    square += [f"{layer}.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
-    norms = ["model.norm.weight", f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"]
-    weights = {name: np.zeros((8, 8), np.float32) for name in square}
-    weights |= {name: np.zeros(8, np.float32) for name in norms}
-    weights["model.embed_tokens.weight"] = np.zeros((shape.vocab_size, 8), np.float32)
+    weights = {name: np.zeros(dims, np.float32) for name, dims in shape.weight_shapes.items()}
     save_model(build_model(shape, weights), out / "openvino_model.xml")
