@@ -27,6 +27,9 @@ from .stopping import StopMatcher
 #: How long to wait, at most, before a dead engine is started once more.
 MAX_RESTART_DELAY_S = 30.0
 
+#: How many requests start in a second for each place in the engine, as long as nothing is known.
+GUESSED_STARTS_PER_PLACE = 4
+
 #: Of how many places in the engine one more sequence is given to it, so that few of them are empty for a step.
 PLACES_PER_LOOKAHEAD = 32
 
@@ -132,8 +135,7 @@ class StreamRouter:
         self._line: list[tuple[int, int, RunningAnswer]] = []
         self._line_counts = [0] * NUM_PRIORITIES
         self._line_tokens = 0
-        #: As if an answer took a second.
-        self._rate = StartRate(self._engine.limits.max_num_seqs)
+        self._rate = StartRate(GUESSED_STARTS_PER_PLACE * self._engine.limits.max_num_seqs)
         #: (when, key) of what must have ended by then.
         self._deadlines: list[tuple[int, int]] = []
         #: What is to be sent at once, and (when, tie-breaker, answer) of what is sent when it is due; entries of

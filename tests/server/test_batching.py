@@ -3,7 +3,7 @@ from support import Server
 
 
 def test_tokenization_of_requests_that_come_together_is_batched(server: Server, raw: Raw) -> None:
-    """Different lengths and optional tensors do not keep 64 concurrent requests from being tokenized together."""
+    """Different lengths and optional tensors do not keep 32 concurrent requests from being tokenized together."""
     requests = [
         infer_request(
             "ensemble",
@@ -15,16 +15,16 @@ def test_tokenization_of_requests_that_come_together_is_batched(server: Server, 
             **({"bad_words": ["q"]} if i % 7 == 0 else {}),
             **({"return_log_probs": True} if i % 11 == 0 else {}),
         )
-        for i in range(64)
+        for i in range(32)
     ]
 
     def burst() -> float:
         before = counts()
         answers = list(raw.stub.ModelStreamInfer(iter(requests), timeout=60))
         assert not [answer.error_message for answer in answers if answer.error_message]
-        assert len(answers) == 64
+        assert len(answers) == 32
         inferences, executions = (after - then for after, then in zip(counts(), before, strict=True))
-        assert inferences == 64
+        assert inferences == 32
         return inferences / executions
 
     def counts() -> tuple[float, ...]:

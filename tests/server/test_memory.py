@@ -11,6 +11,9 @@ from support import Server, rounds, start_null_server, stop_server, wait_for
 
 IDLE_STREAMS = 256
 
+#: Of the requests of one stream, how many are under way at once.
+UNDER_WAY = 4
+
 
 @pytest.fixture(scope="module")
 def null_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -31,18 +34,23 @@ def resident_kib(server: Server) -> int:
 
 
 def ask(server: Server, count: int) -> None:
-    """So many requests, on 8 streams."""
+    """So many requests, on 8 streams, each with a few of them under way."""
 
     def run(share: int) -> None:
-        requests = (
-            infer_request("ensemble", text_input=f"{index} x", max_tokens=8, end_id=-1, stream=True)
-            for index in range(share)
-        )
+        room = threading.Semaphore(UNDER_WAY)
+
+        def requests() -> Iterator[object]:
+            for index in range(share):
+                room.acquire()
+                yield infer_request("ensemble", text_input=f"{index} x", max_tokens=8, end_id=-1, stream=True)
+
         with connected(server.grpc) as raw:
             ended = 0
-            for answer in raw.stub.ModelStreamInfer(requests, timeout=600):
+            for answer in raw.stub.ModelStreamInfer(requests(), timeout=600):
                 assert not answer.error_message, answer.error_message
-                ended += any(tensor.name == "finish_reason" for tensor in answer.infer_response.outputs)
+                if any(tensor.name == "finish_reason" for tensor in answer.infer_response.outputs):
+                    ended += 1
+                    room.release()
             assert ended == share
 
     threads = [threading.Thread(target=run, args=(count // 8,)) for _ in range(8)]

@@ -13,7 +13,7 @@ EXAMPLES = [json.loads(line) for line in (CHECKPOINT / "held_out.jsonl").read_te
 
 def test_at_least_95_percent_of_500_held_out_prompts_are_answered_exactly(server: Server) -> None:
     async def answers() -> list[str]:
-        at_once = asyncio.Semaphore(48)
+        at_once = asyncio.Semaphore(32)
 
         async def ask(client: AsyncClient, prompt: str) -> str:
             async with at_once:
