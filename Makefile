@@ -91,7 +91,7 @@ docs: setup ## Write docs/tensors.md again
 lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) -o requirements/core.txt
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
-	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in -o requirements/build.txt
+	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
 
 clean: ## Remove environments, caches and generated models
 	@rm -rf $(VENV) $(VENV_BUILD) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine

@@ -264,6 +264,9 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         entry = self._entries[name]
         if entry.dtype not in _FLOATS:

@@ -28,6 +28,7 @@ LAYOUT = 4
 SOURCE_FILES = (
     "config.json",
     "generation_config.json",
+    "hf_quant_config.json",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -62,7 +63,7 @@ def is_current(version_folder: Path) -> bool:
     version_manifest = read_manifest(version_folder)
     return bool(
         engine.get("source") == version_manifest.get("source")
-        and engine.get("quantization") == version_manifest.get("weights", "f32")
+        and engine.get("weights", "f32") == version_manifest.get("weights", "f32")
         and engine.get("layout") == LAYOUT
     )
 
@@ -96,16 +97,16 @@ def _make_engine(
     version_folder: Path, checkpoint: Path, source: dict[str, Any], weights: str, staging_root: Path
 ) -> None:
     # Imported here: a version whose engine exists is served without the time that this takes.
+    from .matrices import WeightFormat
     from .openvino_decoder import convert_checkpoint, write_hollow_model
     from .openvino_tokenizer import write_vocabulary
-    from .openvino_weights import WeightFormat
 
     _check_source(checkpoint, source["files"])
     engine = version_folder / "engine"
     with tempfile.TemporaryDirectory(dir=staging_root, prefix="engine-") as staging_name:
         staging = Path(staging_name) / "engine"
         staging.mkdir()
-        convert_checkpoint(checkpoint, staging, WeightFormat(weights))
+        quantization = convert_checkpoint(checkpoint, staging, WeightFormat(weights))
         config = read_config(checkpoint)
         vocab_size = int(config["vocab_size"])
         checker = staging / GRAMMAR_CHECKER
@@ -127,7 +128,9 @@ def _make_engine(
             "source": source,
             "layout": LAYOUT,
             "engine": "openvino",
-            "quantization": weights,
+            "weights": weights,
+            # A checkpoint that is quantized keeps its codes.
+            "quantization": weights if quantization == "f32" else quantization,
             "target": "any x86-64 CPU",
             "tools": {name: version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")},
         }

@@ -4,22 +4,20 @@ The graph is built straight from the safetensors: stateful key-value caches per 
 concat -> assign) around `scaled_dot_product_attention`, which continuous batching replaces by paged attention.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
-from .checkpoint import DecoderShape, Tensors, read_config
+from .checkpoint import DecoderShape, read_config
+from .exported import FullWeights, Weights, open_weights
+from .matrices import WeightFormat
 from .openvino_files import save_model
-from .openvino_weights import WeightFormat, matrix
+from .openvino_weights import matrix_node
 from .rope import Rope
-
-Weights = Mapping[str, NDArray[np.float32]]
 
 
 class _DecoderGraph:
@@ -44,16 +42,18 @@ class _DecoderGraph:
 
     def _linear(self, x: ov.Node, name: str) -> ov.Node:
         """x times the transposed matrix `name`, and its bias where it has one."""
-        weight = matrix(f"{name}.weight", self.weights[f"{name}.weight"], self.format)
-        product = ops.matmul(x, weight, False, True)
+        matrix = self.weights.matrix(name, self.format)
+        if matrix.input_factors is not None:
+            x = ops.multiply(x, ops.constant(matrix.input_factors, name=f"{name}.input_factors"))
+        product = ops.matmul(x, matrix_node(matrix, f"{name}.weight"), False, True)
         if f"{name}.bias" not in self.shape.weight_shapes:
             return product
-        return ops.add(product, ops.constant(self.weights[f"{name}.bias"], name=f"{name}.bias"))
+        return ops.add(product, ops.constant(self.weights.vector(f"{name}.bias"), name=f"{name}.bias"))
 
     def _rms_norm(self, x: ov.Node, name: str) -> ov.Node:
         mean_square = ops.reduce_mean(ops.power(x, np.float32(2)), np.array([-1]), keep_dims=True)
         inverse = ops.divide(np.float32(1), ops.sqrt(ops.add(mean_square, np.float32(self.shape.rms_norm_eps))))
-        return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights[name], name=name))
+        return ops.multiply(ops.multiply(x, inverse), ops.constant(self.weights.vector(name), name=name))
 
     def _rope_tables(self) -> tuple[ov.Node, ov.Node]:
         """cos and sin, each [B, 1, S, D]; rotary embeddings as in Su et al. 2021, halves layout."""
@@ -145,9 +145,11 @@ class _DecoderGraph:
         up = self._linear(normed, f"{prefix}.mlp.up_proj")
         return ops.add(x, self._linear(ops.multiply(gate, up), f"{prefix}.mlp.down_proj"))
 
+    def _embeddings(self, name: str) -> ov.Node:
+        return matrix_node(self.weights.matrix(name, self.format.of_embeddings), f"{name}.weight")
+
     def build(self) -> ov.Model:
-        name = "model.embed_tokens.weight"
-        embedding = matrix(name, self.weights[name], self.format.of_embeddings)
+        embedding = self._embeddings("model.embed_tokens")
         x = ops.gather(embedding, self.input_ids, np.array(0))
         cos, sin = self._rope_tables()
         mask = self._causal_mask()
@@ -156,7 +158,7 @@ class _DecoderGraph:
         x = self._rms_norm(x, "model.norm.weight")
         head = embedding
         if not self.shape.tied_embeddings:
-            head = matrix("lm_head.weight", self.weights["lm_head.weight"], self.format.of_embeddings)
+            head = self._embeddings("lm_head")
         logits = ops.matmul(x, head, False, True)
         logits.output(0).set_names({"logits"})
         parameters = [self.input_ids, self.attention_mask, self.position_ids, self.beam_idx]
@@ -164,7 +166,7 @@ class _DecoderGraph:
 
 
 def build_model(shape: DecoderShape, weights: Weights, weight_format: WeightFormat = WeightFormat.F32) -> ov.Model:
-    """The OpenVINO model of a decoder; it computes in float32, from weights in `weight_format`.
+    """The OpenVINO model of a decoder; it computes in float32, from weights as they are stored, or rounded to it.
 
     Inputs: input_ids, attention_mask, position_ids int64 [B, S], beam_idx int32 [B]. Output: logits float32 [B, S, V].
     Raises KeyError naming a weight that is missing.
@@ -172,13 +174,14 @@ def build_model(shape: DecoderShape, weights: Weights, weight_format: WeightForm
     return _DecoderGraph(shape, weights, weight_format).build()
 
 
-def convert_checkpoint(checkpoint: Path, out: Path, weight_format: WeightFormat = WeightFormat.F32) -> None:
-    """Write openvino_model.xml and .bin into the folder `out`, which must exist.
+def convert_checkpoint(checkpoint: Path, out: Path, weight_format: WeightFormat = WeightFormat.F32) -> str:
+    """Write openvino_model.xml and .bin into the folder `out`, which must exist; what the checkpoint is quantized with.
 
-    Raises CheckpointError for a checkpoint that cannot be read or is not supported.
+    One that is quantized keeps its codes. Raises CheckpointError for one that cannot be read or is not supported.
     """
-    shape = DecoderShape.from_config(read_config(checkpoint))
-    save_model(build_model(shape, Tensors(checkpoint), weight_format), out / "openvino_model.xml")
+    shape, weights, quantization = open_weights(checkpoint)
+    save_model(build_model(shape, weights, weight_format), out / "openvino_model.xml")
+    return quantization
 
 
 def write_hollow_model(checkpoint: Path, out: Path) -> None:
@@ -200,4 +203,4 @@ def write_hollow_model(checkpoint: Path, out: Path) -> None:
         qk_norm=False,
     )
     weights = {name: np.zeros(dims, np.float32) for name, dims in shape.weight_shapes.items()}
-    save_model(build_model(shape, weights), out / "openvino_model.xml")
+    save_model(build_model(shape, FullWeights(weights)), out / "openvino_model.xml")

@@ -70,7 +70,7 @@ class Rope:
                 raise CheckpointError(f"config.json: rope_scaling of the type {kind} has an unknown {key}")
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise CheckpointError(f"config.json: {key} of rope_scaling is {value!r}; a number is needed")
-            values[key] = float(value)
+            values[key] = value
         if kind != "default" and values["factor"] < 1:
             raise CheckpointError(f"config.json: factor of rope_scaling is {values['factor']:g}; at least 1 is needed")
         return cls(float(theta), max_positions, kind, values)
@@ -90,6 +90,11 @@ class Rope:
         if self.kind == "yarn":
             return self._yarn(plain, dim)
         return plain
+
+    @property
+    def scaling(self) -> dict[str, Any] | None:
+        """`rope_scaling` of a configuration."""
+        return None if self.kind == "default" else {"rope_type": self.kind, **self.parameters}
 
     @property
     def attention_factor(self) -> float:

@@ -159,15 +159,15 @@ def families(layout: Layout) -> list[str]:
 
 def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]]:
     """The context in tokens, and what a manifest says of the source."""
-    from trireme_build.checkpoint import CheckpointError, DecoderShape, check_weights, read_config
     from trireme_build.engine_folder import source_of
+    from trireme_build.errors import CheckpointError
+    from trireme_build.exported import open_weights
     from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
 
     if not checkpoint.is_dir():
         raise OperatorError(f"{checkpoint}: no such folder; a Hugging Face checkpoint folder is needed")
     try:
-        shape = DecoderShape.from_config(read_config(checkpoint))
-        check_weights(checkpoint, shape)
+        shape, _, _ = open_weights(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
         if len(tokenizer) > shape.vocab_size:
             raise CheckpointError(

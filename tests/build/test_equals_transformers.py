@@ -1,54 +1,19 @@
 """The converted model in the real engine, against transformers in float32: token for token."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine_runs import generate, run_all
 from support import CHECKPOINT, ROOT
 from trireme_build.checkpoint import DecoderShape
 from trireme_build.engine_folder import ensure_engine
 from trireme_build.openvino_decoder import convert_checkpoint
-from trireme_runtime.engines.base import EngineEvent, EngineRequest, EngineSettings, Sampling
-from trireme_runtime.engines.openvino import OpenVinoEngine
+from trireme_runtime.engines.base import EngineRequest, Sampling
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
-
-SETTINGS = EngineSettings(max_num_seqs=64, max_num_tokens=512, kv_cache_tokens=32_768)
-
-
-def run_all(folder: Path, requests: list[EngineRequest]) -> list[EngineEvent]:
-    """The engine's events for requests that are all in flight together."""
-    engine = OpenVinoEngine(folder, SETTINGS)
-    events: list[EngineEvent] = []
-    done = threading.Event()
-
-    def read() -> None:
-        for batch in engine.steps():
-            events.extend(batch.all_events())
-            if sum(event.is_last for event in events) == len(requests):
-                done.set()
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for request in requests:
-        engine.submit(request)
-    assert done.wait(600)
-    engine.close()
-    reader.join(10)
-    assert not [event.error for event in events if event.error]
-    return events
-
-
-def generate(folder: Path, prompts: list[list[int]], max_new_tokens: int, end_id: int | None) -> list[list[int]]:
-    """The engine's greedy ids of each prompt."""
-    ids: list[list[int]] = [[] for _ in prompts]
-    requests = [EngineRequest(key, tuple(prompt), max_new_tokens, end_id) for key, prompt in enumerate(prompts)]
-    for event in run_all(folder, requests):
-        ids[event.key] += event.ids
-    return ids
 
 
 def test_at_least_99_percent_of_the_held_out_prompts_are_answered_with_the_same_ids() -> None:
@@ -202,7 +167,7 @@ def test_rope_frequencies_are_those_of_transformers(scaling: dict[str, Any] | No
 def test_compressed_weights_answer_the_reference_tasks(tmp_path: Path, weights: str, share: float) -> None:
     from transformers import AutoTokenizer
 
-    from trireme_build.openvino_weights import WeightFormat
+    from trireme_build.matrices import WeightFormat
     from trireme_build.reference.evaluate import MAX_NEW_TOKENS, chat_ids, read_examples
 
     folder = tmp_path / "engine"

@@ -32,8 +32,13 @@ from trireme_runtime.engines.openvino_guides import Constraint
 #: Tokens in one block of OpenVINO's paged KV cache on the CPU.
 BLOCK_TOKENS = 32
 
-#: Greedy output equals float32 arithmetic token for token only with both of these.
-EXACT_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+#: Greedy output equals float32 arithmetic token for token only with all of these; the last one keeps activations from
+#: being rounded where weights are INT8 or INT4.
+EXACT_FLOAT32 = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
 
 _FINISH_REASONS = {
     genai.GenerationFinishReason.STOP: FinishReason.STOP,

@@ -1,0 +1,171 @@
+"""Quantized with modelopt, exported, read back without torch, and run by the CPU engine."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine_runs import generate
+from support import CHECKPOINT
+from trireme_build.checkpoint import CheckpointError, Tensors
+from trireme_build.exported import ALGORITHMS, open_weights
+from trireme_build.matrices import Codes, WeightFormat
+from trireme_build.openvino_decoder import convert_checkpoint
+from trireme_build.quantize import Calibration, Quantization, quantize
+from trireme_build.reference.tasks import training_examples
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+
+#: The type of the codes, and how far a matrix may be from the source (Frobenius norms), less than to nothing of it.
+EXPECTED = {
+    Quantization.FP8: (Codes.F8E4M3, 0.05),
+    Quantization.FP8_KV: (Codes.F8E4M3, 0.05),
+    Quantization.NVFP4: (Codes.F4E2M1, 0.15),
+    Quantization.INT4_AWQ: (Codes.INT4, 0.2),
+    # What smoothing takes from channels that carry little.
+    Quantization.INT8_SQ: (Codes.INT8, 0.4),
+}
+
+
+def calibration() -> Calibration:
+    examples = training_examples(seed=5)
+    texts = (f"<|user|>{example.prompt}<|assistant|>{example.answer}</s>" for example in examples)
+    return Calibration(texts, blocks=8, length=128)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Quantization], Path]:
+    """The reference checkpoint, quantized; once each."""
+    root = tmp_path_factory.mktemp("exported")
+
+    def make(quantization: Quantization) -> Path:
+        folder = root / quantization.value
+        if not folder.exists():
+            seen: list[tuple[int, int]] = []
+            quantize(CHECKPOINT, folder, quantization, calibration(), progress=lambda *step: seen.append(step))
+            assert seen[-1] == (1, 1)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_what_was_exported_is_near_the_source_and_answers_right(
+    exported: Callable[[Quantization], Path], quantization: Quantization, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    from trireme_build.reference.evaluate import MAX_NEW_TOKENS, chat_ids, read_examples
+
+    folder = exported(quantization)
+    shape, weights, algorithm = open_weights(folder)
+    assert algorithm == quantization.value.removesuffix("_kv")
+    source = Tensors(CHECKPOINT)
+    kind, far = EXPECTED[quantization]
+    worst = 0.0
+    for name in shape.linear_layers:
+        matrix = weights.matrix(name, WeightFormat.F32)
+        assert matrix.kind is kind
+        expected = source[f"{name}.weight"]
+        values = matrix.values()
+        # What is folded into the norm before, with AWQ, is missing in the matrix.
+        norm = {"qkv": "input_layernorm", "gu": "post_attention_layernorm"}
+        part = name.rpartition(".")[2][0]
+        layer = name.partition(".self_attn")[0].partition(".mlp")[0]
+        for parts, norm_name in norm.items():
+            if part in parts:
+                folded = weights.vector(f"{layer}.{norm_name}.weight") / source[f"{layer}.{norm_name}.weight"]
+                values = values * folded
+        error = float(np.linalg.norm(values - expected) / np.linalg.norm(expected))
+        assert error < far, (name, error)
+        worst = max(worst, error)
+
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    convert_checkpoint(folder, engine)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copyfile(CHECKPOINT / name, engine / name)
+    tok = AutoTokenizer.from_pretrained(folder)
+    examples = read_examples(CHECKPOINT / "held_out.jsonl")[::4]
+    ids = generate(engine, [chat_ids(tok, e.prompt) for e in examples], MAX_NEW_TOKENS, tok.eos_token_id)
+    right = sum(tok.decode(i, skip_special_tokens=True) == e.answer for i, e in zip(ids, examples, strict=True))
+    size = (engine / "openvino_model.bin").stat().st_size
+    print(f"{quantization.value}: {right} of {len(examples)} right, {size / 1e6:.1f} MB, error {worst:.3f}")
+    assert right >= 0.95 * len(examples)
+
+
+def test_the_same_seed_gives_the_same_bytes(exported: Callable[[Quantization], Path], tmp_path: Path) -> None:
+    quantize(CHECKPOINT, tmp_path / "again", Quantization.FP8, calibration())
+    first, again = (folder / "model.safetensors" for folder in (exported(Quantization.FP8), tmp_path / "again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_rope_comes_through_whichever_transformers_wrote_it(tmp_path: Path, newer: bool) -> None:
+    """Read by another release, theta falls back to 10,000 without a word."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling["original_max_position_embeddings"] = 512
+    source = tmp_path / "source"
+    shutil.copytree(CHECKPOINT, source)
+    config = json.loads((source / "config.json").read_text())
+    if newer:
+        del config["rope_theta"]
+        config.pop("rope_scaling", None)
+        config["rope_parameters"] = {"rope_theta": 500_000.0, **scaling}
+    else:
+        config |= {"rope_theta": 500_000.0, "rope_scaling": scaling}
+    (source / "config.json").write_text(json.dumps(config))
+    quantize(source, tmp_path / "out", Quantization.FP8, calibration())
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_theta"] == 500_000.0
+    assert written["rope_scaling"].items() >= scaling.items()
+
+
+def test_too_little_to_calibrate_with_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="calibration texts have 5 tokens in all; at least 256 are needed"):
+        quantize(CHECKPOINT, tmp_path / "out", Quantization.FP8, Calibration(["12345"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quant_method": "gptq"}, "quant_method is 'gptq'; supported is 'modelopt'"),
+        ({"quant_algo": "MXFP4"}, "quant_algo is 'MXFP4'; supported are FP8, NVFP4"),
+        ({"quant_algo": "NVFP4"}, r"q_proj.weight is F8_E4M3 \[256, 256\]; NVFP4 has U8 \[256, 128\]"),
+        ({"quant_algo": "W8A8_SQ_PER_CHANNEL"}, "q_proj.weight is F8_E4M3"),
+    ],
+)
+def test_an_export_that_is_not_what_it_says_is_refused(
+    exported: Callable[[Quantization], Path], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(exported(Quantization.FP8), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=words):
+        open_weights(folder)
+
+
+def test_every_algorithm_has_a_name() -> None:
+    assert {q.value.removesuffix("_kv") for q in Quantization} == set(ALGORITHMS.values())
+
+
+def test_the_command_writes_what_can_be_added(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    examples = (next(examples) for examples in [training_examples(seed=6)] * 400)
+    texts.write_text("\n".join(f"{example.prompt} {example.answer}" for example in examples))
+    command = [sys.executable, "-m", "trireme_build.quantize", CHECKPOINT, tmp_path / "out", "--to", "nvfp4"]
+    done = subprocess.run([*command, "--calibration", texts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert open_weights(tmp_path / "out")[2] == "nvfp4"
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    again = subprocess.run([*command, "--calibration", texts], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stderr.endswith("is there already\n")
