@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import copy
 import io
+import itertools
 import random
 import shutil
 import sys
@@ -19,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from .accuracy import Accuracy, compare
 from .checkpoint import DecoderShape, check_weights, read_config
 from .errors import CheckpointError
 from .tokenizer_folder import TOKENIZER_FILES
@@ -123,22 +125,24 @@ def _load(checkpoint: Path, shape: DecoderShape) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
 
 
+def blocks_of(tokenizer: Any, texts: Iterable[str], length: int) -> Iterator[list[int]]:
+    """The texts as token ids, one after the other, cut into blocks of `length`; nothing is padded, a rest left out."""
+    waiting: list[int] = []
+    for text in texts:
+        waiting += tokenizer.encode(text, add_special_tokens=False)
+        while len(waiting) >= length:
+            yield waiting[:length]
+            del waiting[:length]
+
+
 def _batches(tokenizer: Any, calibration: Calibration, context_tokens: int) -> Iterator[Any]:
-    """int64 [batch, length] each: the texts one after the other, cut into blocks; nothing is padded."""
+    """int64 [batch, length] each."""
     import torch
 
     length = min(calibration.length, context_tokens)
-    blocks: list[list[int]] = []
-    waiting: list[int] = []
-    for text in calibration.texts:
-        waiting += tokenizer.encode(text, add_special_tokens=False)
-        while len(waiting) >= length and len(blocks) < calibration.blocks:
-            blocks.append(waiting[:length])
-            del waiting[:length]
-        if len(blocks) == calibration.blocks:
-            break
+    blocks = list(itertools.islice(blocks_of(tokenizer, calibration.texts, length), calibration.blocks))
     if not blocks:
-        raise CheckpointError(f"the calibration texts have {len(waiting)} tokens in all; at least {length} are needed")
+        raise CheckpointError(f"the calibration texts have fewer than {length} tokens in all; so many are needed")
     for first in range(0, len(blocks), calibration.batch):
         yield torch.tensor(blocks[first : first + calibration.batch])
 
@@ -169,9 +173,26 @@ def main() -> None:
         texts = arguments.calibration.read_text(encoding="utf-8").splitlines(keepends=True)
         calibration = Calibration(texts)
         quantize(arguments.checkpoint, arguments.out, Quantization(arguments.to), calibration, arguments.seed, show)
-    except (OSError, UnicodeDecodeError, CheckpointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}" if not isinstance(error, CheckpointError) else str(error))
-    print(f"Wrote {arguments.out}.")
+        accuracy, apart = _judge(arguments.checkpoint, arguments.out, calibration)
+    except CheckpointError as error:
+        sys.exit(str(error))
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"{arguments.calibration}: {error}")
+    print(
+        f"Wrote {arguments.out}. On {accuracy.tokens} tokens{'' if apart else ', those of the calibration'}: "
+        f"KL {accuracy.kl:.4f} nats, top-1 {100 * accuracy.top1:.1f} %, "
+        f"perplexity {accuracy.perplexity:.4g}, {accuracy.source_perplexity:.4g} before."
+    )
+
+
+def _judge(checkpoint: Path, out: Path, calibration: Calibration) -> tuple[Accuracy, bool]:
+    """The accuracy on texts that come after those of the calibration; on those, and False, where there are none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    blocks = list(itertools.islice(blocks_of(tokenizer, calibration.texts, calibration.length), 2 * calibration.blocks))
+    apart = blocks[calibration.blocks :]
+    return compare(checkpoint, out, apart or blocks), bool(apart)
 
 
 if __name__ == "__main__":
