@@ -34,7 +34,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.core
 $(VENV_BUILD)/.build: requirements/build.txt requirements/torch.txt pyproject.toml
 	$(call make_venv,$(VENV_BUILD))
 	@echo "Installing torch and what else training and checking need ..." >&2
-	@$(VENV_BUILD)/bin/python $(PIP) install --require-hashes -r requirements/build.txt
+	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps --require-hashes -r requirements/build.txt
 	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps -r requirements/torch.txt
 	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
