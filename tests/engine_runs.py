@@ -1,8 +1,12 @@
 """Runs the CPU engine on an engine folder, without a server."""
 
+import shutil
 import threading
 from pathlib import Path
 
+from support import CHECKPOINT
+from trireme_build.matrices import WeightFormat
+from trireme_build.openvino_decoder import convert_checkpoint
 from trireme_runtime.engines.base import EngineEvent, EngineRequest, EngineSettings
 from trireme_runtime.engines.openvino import OpenVinoEngine
 
@@ -39,3 +43,24 @@ def generate(folder: Path, prompts: list[list[int]], max_new_tokens: int, end_id
     for event in run_all(folder, requests):
         ids[event.key] += event.ids
     return ids
+
+
+def share_right(checkpoint: Path, engine: Path, every: int, weight_format: WeightFormat = WeightFormat.F32) -> float:
+    """The share of the reference's held-out prompts, one in `every`, that an engine of `checkpoint` gets right.
+
+    engine: the folder that it is made in.
+    """
+    from transformers import AutoTokenizer
+
+    from trireme_build.reference.evaluate import MAX_NEW_TOKENS, chat_ids, read_examples
+
+    engine.mkdir()
+    convert_checkpoint(checkpoint, engine, weight_format)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copyfile(CHECKPOINT / name, engine / name)
+    tok = AutoTokenizer.from_pretrained(checkpoint)
+    examples = read_examples(CHECKPOINT / "held_out.jsonl")[::every]
+    ids = generate(engine, [chat_ids(tok, e.prompt) for e in examples], MAX_NEW_TOKENS, tok.eos_token_id)
+    right = sum(tok.decode(i, skip_special_tokens=True) == e.answer for i, e in zip(ids, examples, strict=True))
+    print(f"{right} of {len(examples)} right, {(engine / 'openvino_model.bin').stat().st_size / 1e6:.1f} MB")
+    return right / len(examples)

@@ -61,7 +61,7 @@ def load_float32(folder: Path) -> Any:
 
     shape, weights, _ = open_weights(folder)
     config = AutoConfig.for_model(**{k: v for k, v in read_config(folder).items() if k != "quantization_config"})
-    config.rope_theta, config.rope_scaling = shape.rope.theta, shape.rope.scaling
+    shape.rope.write_to(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     state = {}

@@ -1,7 +1,7 @@
 """Reads a Hugging Face checkpoint folder: its configuration and its safetensors, without torch."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import CheckpointError
 from .rope import Rope
-
-__all__ = ["CheckpointError", "DecoderShape", "Tensors", "check_weights", "read_config"]
 
 #: The architectures that are supported, and what each calls its family. Their decoders differ in biases and norms only.
 ARCHITECTURES = {
@@ -71,16 +69,6 @@ class DecoderShape:
     def heads_per_kv_head(self) -> int:
         """How many query heads share one key-value head."""
         return self.num_heads // self.num_kv_heads
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """What a token takes of the KV cache, all layers together, in elements of one byte; twice that in 16 bits."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the weights are."""
-        return sum(int(np.prod(shape)) for shape in self.weight_shapes.values())
 
     @property
     def linear_layers(self) -> list[str]:
@@ -251,6 +239,7 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._entries: dict[str, _Entry] = {}
         for path in weight_files(folder):
             for name, entry in _entries(path).items():
@@ -315,13 +304,26 @@ def _entries(path: Path) -> dict[str, _Entry]:
     }
 
 
-def check_weights(folder: Path, shape: DecoderShape) -> None:
-    """Raise CheckpointError if the tensors of a checkpoint are not those of `shape`, or no floats; none is loaded."""
-    tensors = Tensors(folder)
+def check_names(tensors: Tensors, shape: DecoderShape, further: Collection[str], whole: str) -> None:
+    """Raise CheckpointError if a tensor of `shape` is missing, or one is there that is neither of it nor in `further`.
+
+    whole: what such a one is no part of, in words.
+    """
     expected = shape.weight_shapes
-    for name, dims in expected.items():
+    for name in expected:
         if name not in tensors:
-            raise CheckpointError(f"{folder}: {name} is missing; a {shape.family} of this config.json has it")
+            raise CheckpointError(f"{tensors.folder}: {name} is missing; a {shape.family} of this config.json has it")
+    for name in sorted(tensors):
+        tied = shape.tied_embeddings and name == "lm_head.weight"
+        if not (name in expected or name in further or tied):
+            raise CheckpointError(f"{tensors.file(name)}: {name} is not part of {whole}")
+
+
+def check_weights(tensors: Tensors, shape: DecoderShape) -> None:
+    """Raise CheckpointError if the tensors of a checkpoint are not those of `shape`, or no floats; none is loaded."""
+    derived = [name for name in tensors if name.endswith("rotary_emb.inv_freq")]
+    check_names(tensors, shape, derived, "the model that config.json describes")
+    for name, dims in shape.weight_shapes.items():
         if tensors.shape(name) != dims:
             raise CheckpointError(
                 f"{tensors.file(name)}: {name} has the shape {tensors.shape(name)}; config.json says {dims}"
@@ -331,10 +333,3 @@ def check_weights(folder: Path, shape: DecoderShape) -> None:
                 f"{tensors.file(name)}: {name} has dtype {tensors.dtype(name)}; "
                 f"supported are {', '.join(sorted(_FLOATS))}"
             )
-    unknown = sorted(name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq"))
-    if shape.tied_embeddings and "lm_head.weight" in unknown:
-        unknown.remove("lm_head.weight")
-    if unknown:
-        raise CheckpointError(
-            f"{tensors.file(unknown[0])}: {unknown[0]} is not part of the model that config.json describes"
-        )

@@ -16,7 +16,8 @@ from typing import Any
 from trireme_runtime.engines.openvino import GRAMMAR_CHECKER
 from trireme_runtime.manifest import ManifestError, read_manifest, sha256_of, write_manifest
 
-from .checkpoint import CheckpointError, DecoderShape, read_config, weight_files
+from .checkpoint import DecoderShape, read_config, weight_files
+from .errors import CheckpointError
 
 #: Copied beside the model: its dimensions, and its special ids.
 _COPIED = ("config.json", "generation_config.json")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import DecoderShape, Tensors, check_weights, read_config
+from .checkpoint import DecoderShape, Tensors, check_names, check_weights, read_config
 from .errors import CheckpointError
 from .matrices import Codes, Matrix, WeightFormat, rounded
 
@@ -56,25 +56,16 @@ class FullWeights:
 class ExportedWeights:
     """The weights of a quantized checkpoint. Raises CheckpointError for one that is not what its algorithm says."""
 
-    def __init__(self, folder: Path, shape: DecoderShape, algorithm: str) -> None:
+    def __init__(self, tensors: Tensors, shape: DecoderShape, algorithm: str) -> None:
         self.algorithm = algorithm
-        self._tensors = Tensors(folder)
+        self._tensors = tensors
         self._shapes = shape.weight_shapes
-        self._check(folder, shape)
+        self._check(shape)
 
-    def _check(self, folder: Path, shape: DecoderShape) -> None:
-        allowed = set(self._shapes)
-        for layer in shape.linear_layers:
-            allowed |= {f"{layer}.{scale}" for scale in _SCALES}
-        allowed |= {f"model.layers.{i}.self_attn.{scale}" for i in range(shape.num_layers) for scale in _CACHE_SCALES}
-        for name in self._shapes:
-            if name not in self._tensors:
-                raise CheckpointError(f"{folder}: {name} is missing; a {shape.family} of this config.json has it")
-        for name in sorted(self._tensors):
-            if name not in allowed and not (name == "lm_head.weight" and shape.tied_embeddings):
-                raise CheckpointError(
-                    f"{self._tensors.file(name)}: {name} is not part of a {self.algorithm} checkpoint"
-                )
+    def _check(self, shape: DecoderShape) -> None:
+        scales = {f"{layer}.{scale}" for layer in shape.linear_layers for scale in _SCALES}
+        scales |= {f"model.layers.{i}.self_attn.{scale}" for i in range(shape.num_layers) for scale in _CACHE_SCALES}
+        check_names(self._tensors, shape, scales, f"a {self.algorithm} checkpoint")
         for name in self._shapes:
             # Nothing is read: this looks at types and shapes only.
             if not name.endswith(".weight") or len(self._shapes[name]) == 1 or not self._is_quantized(name):
@@ -184,7 +175,8 @@ def open_weights(folder: Path) -> tuple[DecoderShape, Weights, str]:
     config = read_config(folder)
     shape = DecoderShape.from_config(config)
     algorithm = algorithm_of(folder, config)
+    tensors = Tensors(folder)
     if algorithm is None:
-        check_weights(folder, shape)
-        return shape, FullWeights(Tensors(folder)), WeightFormat.F32.value
-    return shape, ExportedWeights(folder, shape, algorithm), ALGORITHMS[algorithm]
+        check_weights(tensors, shape)
+        return shape, FullWeights(tensors), WeightFormat.F32.value
+    return shape, ExportedWeights(tensors, shape, algorithm), ALGORITHMS[algorithm]

@@ -25,6 +25,7 @@ class _DecoderGraph:
 
     def __init__(self, shape: DecoderShape, weights: Weights, weight_format: WeightFormat) -> None:
         self.shape = shape
+        self.names = frozenset(shape.weight_shapes)
         self.weights = weights
         self.format = weight_format
         self.input_ids = self._parameter("input_ids", ov.Type.i64, [-1, -1])
@@ -46,7 +47,7 @@ class _DecoderGraph:
         if matrix.input_factors is not None:
             x = ops.multiply(x, ops.constant(matrix.input_factors, name=f"{name}.input_factors"))
         product = ops.matmul(x, matrix_node(matrix, f"{name}.weight"), False, True)
-        if f"{name}.bias" not in self.shape.weight_shapes:
+        if f"{name}.bias" not in self.names:
             return product
         return ops.add(product, ops.constant(self.weights.vector(f"{name}.bias"), name=f"{name}.bias"))
 

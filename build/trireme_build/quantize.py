@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from .accuracy import Accuracy, compare
-from .checkpoint import DecoderShape, check_weights, read_config
+from .checkpoint import DecoderShape, Tensors, check_weights, read_config
 from .errors import CheckpointError
 from .tokenizer_folder import TOKENIZER_FILES
 
 
 class Quantization(str, Enum):
-    """What to quantize to; the names of modelopt's configurations stand beside them.
+    """What to quantize to.
 
     fp8: weights and activations in E4M3, a scale for each tensor. fp8_kv: the key-value cache too. nvfp4: weights and
     activations in E2M1, a scale in E4M3 for each 16, and one for all. int4_awq: weights in groups of 128, scaled by
@@ -41,6 +41,7 @@ class Quantization(str, Enum):
     INT8_SQ = "int8_sq"
 
 
+#: What modelopt calls the configurations.
 _CONFIGS = {
     Quantization.FP8: "FP8_DEFAULT_CFG",
     Quantization.FP8_KV: "FP8_DEFAULT_CFG",
@@ -80,7 +81,7 @@ def quantize(
     import torch
 
     shape = DecoderShape.from_config(read_config(checkpoint))
-    check_weights(checkpoint, shape)
+    check_weights(Tensors(checkpoint), shape)
     random.seed(seed)
     torch.manual_seed(seed)
     model, tokenizer = _load(checkpoint, shape)
@@ -116,9 +117,7 @@ def _load(checkpoint: Path, shape: DecoderShape) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    # A configuration of a newer transformers says it in rope_parameters, which this one passes over without a word.
-    config.rope_theta = shape.rope.theta
-    config.rope_scaling = shape.rope.scaling
+    shape.rope.write_to(config)
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint, config=config, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
     )
@@ -135,13 +134,18 @@ def blocks_of(tokenizer: Any, texts: Iterable[str], length: int) -> Iterator[lis
             del waiting[:length]
 
 
+def _first_blocks(tokenizer: Any, calibration: Calibration, context_tokens: int, count: int) -> list[list[int]]:
+    length = min(calibration.length, context_tokens)
+    return list(itertools.islice(blocks_of(tokenizer, calibration.texts, length), count))
+
+
 def _batches(tokenizer: Any, calibration: Calibration, context_tokens: int) -> Iterator[Any]:
     """int64 [batch, length] each."""
     import torch
 
-    length = min(calibration.length, context_tokens)
-    blocks = list(itertools.islice(blocks_of(tokenizer, calibration.texts, length), calibration.blocks))
+    blocks = _first_blocks(tokenizer, calibration, context_tokens, calibration.blocks)
     if not blocks:
+        length = min(calibration.length, context_tokens)
         raise CheckpointError(f"the calibration texts have fewer than {length} tokens in all; so many are needed")
     for first in range(0, len(blocks), calibration.batch):
         yield torch.tensor(blocks[first : first + calibration.batch])
@@ -190,7 +194,8 @@ def _judge(checkpoint: Path, out: Path, calibration: Calibration) -> tuple[Accur
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
-    blocks = list(itertools.islice(blocks_of(tokenizer, calibration.texts, calibration.length), 2 * calibration.blocks))
+    context_tokens = DecoderShape.from_config(read_config(out)).max_positions
+    blocks = _first_blocks(tokenizer, calibration, context_tokens, 2 * calibration.blocks)
     apart = blocks[calibration.blocks :]
     return compare(checkpoint, out, apart or blocks), bool(apart)
 

@@ -91,10 +91,10 @@ class Rope:
             return self._yarn(plain, dim)
         return plain
 
-    @property
-    def scaling(self) -> dict[str, Any] | None:
-        """`rope_scaling` of a configuration."""
-        return None if self.kind == "default" else {"rope_type": self.kind, **self.parameters}
+    def write_to(self, config: Any) -> None:
+        """Set them in a configuration of transformers, which passes over a newer one's `rope_parameters` in silence."""
+        config.rope_theta = self.theta
+        config.rope_scaling = None if self.kind == "default" else {"rope_type": self.kind, **self.parameters}
 
     @property
     def attention_factor(self) -> float:

@@ -45,13 +45,10 @@ _MODELS = {
 #: Parameters of the engine model's configuration that a family may have values of its own for.
 SETTINGS = (*WHOLE_NUMBERS, *NUMBERS, *FLAGS)
 
-#: How the engine's weights can be stored: as they are, or rounded to 8 or 4 bits.
-WEIGHTS = ("f32", "int8", "int4")
-
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """What to add. settings: values of SETTINGS, as in config.pbtxt. weights: how they are stored, one of WEIGHTS.
+    """What to add. settings: values of SETTINGS, as in config.pbtxt. weights: how they are stored, a WeightFormat.
 
     Raises OperatorError for what cannot be.
     """
@@ -62,16 +59,19 @@ class FamilySpec:
     weights: str = "f32"
 
     def __post_init__(self) -> None:
+        from trireme_build.matrices import WeightFormat
+
         if not _NAME.fullmatch(self.name):
             raise OperatorError(
                 f"the name {self.name!r} cannot be used; allowed are up to 40 of a-z, 0-9 and _, a letter first"
             )
-        if self.weights not in WEIGHTS:
-            raise OperatorError(f"weights {self.weights[:40]!r} are unknown; known are {', '.join(WEIGHTS)}")
+        formats = [weight_format.value for weight_format in WeightFormat]
+        if self.weights not in formats:
+            raise OperatorError(f"weights {self.weights[:40]!r} are unknown; known are {', '.join(formats)}")
+        limits = {**WHOLE_NUMBERS, **NUMBERS}
         for key, value in self.settings.items():
             if key not in SETTINGS:
                 raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
-            limits = {**WHOLE_NUMBERS, **NUMBERS}
             lowest, highest = limits.get(key, (0, 0))
             number = value.isascii() and value.isdecimal() and len(value) < 12 and lowest <= int(value) <= highest
             if not (number if key in limits else value in ("true", "false")):

@@ -29,18 +29,20 @@ def is_alive(pid: int) -> bool:
 
 def is_running(pid: int) -> bool:
     """Whether a process of this id exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    return _state(pid) not in ("", "Z", "X")
 
 
 def is_halted(pid: int) -> bool:
     """Whether a process was stopped by a signal, and goes on only if it gets another."""
+    return _state(pid) in ("T", "t")
+
+
+def _state(pid: int) -> str:
+    """The letter that /proc has for what a process does; empty where there is none of this id."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def abandoned_regions() -> list[Path]:

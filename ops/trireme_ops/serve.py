@@ -63,8 +63,8 @@ def check(layout: Layout, wanted: Ports) -> None:
 
 def prepare_engines(layout: Layout) -> None:
     """Make the engine folders that are generated from a checkpoint. Raises OperatorError where that fails."""
-    from trireme_build.checkpoint import CheckpointError
     from trireme_build.engine_folder import ensure_engine, is_current
+    from trireme_build.errors import CheckpointError
     from trireme_runtime.manifest import read_manifest
 
     for folder in layout.engine_versions:

@@ -83,22 +83,23 @@ class EmbeddedServer:
 
     def is_live(self, timeout_s: float) -> bool:
         """Whether tritonserver answers."""
-        try:
-            with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.http}/v2/health/live", timeout=timeout_s):
-                return True
-        except urllib.error.HTTPError:
-            return True
-        except (urllib.error.URLError, OSError):
-            return False
+        return self._health("live", timeout_s) is not None
 
     def is_ready(self, timeout_s: float = 2) -> bool:
         """Whether Triton says that it and all its models are ready; it does not notice the death of a stub."""
-        url = f"http://{ADDRESS}:{self.ports.http}/v2/health/ready"
+        return self._health("ready", timeout_s) == 200
+
+    def _health(self, kind: str, timeout_s: float) -> int | None:
+        """The HTTP status of a health path; None where nobody answers in time."""
         try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+            with urllib.request.urlopen(
+                f"http://{ADDRESS}:{self.ports.http}/v2/health/{kind}", timeout=timeout_s
+            ) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
 
     def wait_until_ready(self, timeout_s: float, stopped: Callable[[], bool]) -> bool:
         """Wait; False if `stopped` became true meanwhile.

@@ -67,8 +67,7 @@ class Supervisor:
         self._server.start()
         if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
             return
-        self._serving = True
-        self._answered_at = time.monotonic()
+        self._begin()
         self.health.start()
         threading.Thread(target=self._ask, name="liveness", daemon=True).start()
         announce()
@@ -93,6 +92,12 @@ class Supervisor:
             self._serving = False
             self.health.stop()
 
+    def _begin(self) -> None:
+        """The server is ready: it serves, and nothing is held against it."""
+        self._halted_since.clear()
+        self._answered_at = time.monotonic()
+        self._serving = True
+
     def _start_again(self) -> bool:
         """Try until the server is ready; False if it is time to end."""
         delay_s = _FIRST_DELAY_S
@@ -109,9 +114,7 @@ class Supervisor:
                     return False
                 delay_s = min(_MAX_DELAY_S, 2 * delay_s)
                 continue
-            self._halted_since.clear()
-            self._answered_at = time.monotonic()
-            self._serving = True
+            self._begin()
             self._say(f"Ready again after {time.monotonic() - started:.1f} s.")
             return True
 

@@ -239,36 +239,38 @@ class StreamRouter:
         """Raise Refusal if too much waits; make room where only others have to wait; with the lock held."""
         request = stream.request
         if self._line:
-            limits = self._settings.queue
-            refusal = refusal_of(limits, self._state(), request.priority, request.tokens)
+            refusal = refusal_of(self._settings.queue, self._state(), request.priority, request.tokens)
             if refusal is not None:
                 raise refusal
-            lower = [
-                entry[2] for entry in self._line if entry[2].waiting and entry[2].request.priority < request.priority
-            ]
-            staying_tokens = self._line_tokens - sum(stream.request.tokens for stream in lower)
-            if lower and staying_tokens + request.tokens > limits.max_tokens:
-                # To send them away would not make room.
-                message = (
-                    f"the server is busy: requests with {staying_tokens} tokens wait that this one does not go before, "
-                    f"and it has {request.tokens}; at most {limits.max_tokens} may"
-                )
-                raise Refusal(Code.RESOURCE_EXHAUSTED, message, 1000)
-            while self._line and (
-                sum(self._line_counts) >= limits.max_size or self._line_tokens + request.tokens > limits.max_tokens
-            ):
-                last = self._last_in_line()
-                if last.request.priority >= request.priority:
-                    break
-                message = "the server is busy: requests of a higher priority wait"
-                self._end_early(last, CancelCause.PRIORITY, Refusal(Code.RESOURCE_EXHAUSTED, message, 1000))
+            if self._is_full_for(request):
+                self._make_room(request)
         self._streams[stream.key] = stream
         for engine_request, sequence in zip(stream.engine_requests, stream.sequences, strict=False):
             self._sequences[engine_request.key] = (stream, sequence)
 
-    def _last_in_line(self) -> RunningAnswer:
-        """Who would have to wait the longest."""
-        return max(entry for entry in self._line if entry[2].waiting)[2]
+    def _is_full_for(self, request: GenerationRequest) -> bool:
+        """Whether no more may wait, or not so many tokens."""
+        limits = self._settings.queue
+        return sum(self._line_counts) >= limits.max_size or self._line_tokens + request.tokens > limits.max_tokens
+
+    def _make_room(self, request: GenerationRequest) -> None:
+        """End those of a lower priority that wait, the last in line first, until it has room; raise Refusal, and end
+        none, if that would not be enough.
+        """
+        lower = [entry for entry in self._line if entry[2].waiting and entry[2].request.priority < request.priority]
+        staying_tokens = self._line_tokens - sum(waiting.request.tokens for _, _, waiting in lower)
+        max_tokens = self._settings.queue.max_tokens
+        if staying_tokens + request.tokens > max_tokens:
+            message = (
+                f"the server is busy: requests with {staying_tokens} tokens wait that this one does not go before, "
+                f"and it has {request.tokens}; at most {max_tokens} may"
+            )
+            raise Refusal(Code.RESOURCE_EXHAUSTED, message, 1000)
+        for _, _, last in sorted(lower, reverse=True):
+            if not self._is_full_for(request):
+                return
+            message = "the server is busy: requests of a higher priority wait"
+            self._end_early(last, CancelCause.PRIORITY, Refusal(Code.RESOURCE_EXHAUSTED, message, 1000))
 
     def _line_up(self, stream: RunningAnswer) -> None:
         if not self._line:

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from support import CHECKPOINT
-from trireme_build.checkpoint import CheckpointError, DecoderShape, Tensors, check_weights, read_config
+from trireme_build.checkpoint import DecoderShape, Tensors, check_weights, read_config
+from trireme_build.errors import CheckpointError
 
 CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
 
@@ -96,7 +97,7 @@ def test_shards_are_read_as_one(tmp_path: Path) -> None:
     whole, shards = Tensors(CHECKPOINT), Tensors(tmp_path)
     assert set(shards) == set(whole)
     assert all((shards[name] == whole[name]).all() for name in whole)
-    check_weights(tmp_path, DecoderShape.from_config(CONFIG))
+    check_weights(Tensors(tmp_path), DecoderShape.from_config(CONFIG))
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "weights.bin", "missing.safetensors", 7])

@@ -7,8 +7,8 @@ import pytest
 
 from support import ROOT
 from tokenizers_built import metaspace_bpe, unigram
-from trireme_build.checkpoint import CheckpointError
 from trireme_build.engine_folder import ensure_engine, is_current, source_of
+from trireme_build.errors import CheckpointError
 from trireme_build.random_checkpoint import write_checkpoint
 from trireme_runtime.engines.base import EngineSettings
 from trireme_runtime.engines.openvino import OpenVinoEngine

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine_runs import generate, run_all
+from engine_runs import generate, run_all, share_right
 from support import CHECKPOINT, ROOT
 from trireme_build.checkpoint import DecoderShape
 from trireme_build.engine_folder import ensure_engine
+from trireme_build.matrices import WeightFormat
 from trireme_build.openvino_decoder import convert_checkpoint
 from trireme_runtime.engines.base import EngineRequest, Sampling
 
@@ -165,20 +166,4 @@ def test_rope_frequencies_are_those_of_transformers(scaling: dict[str, Any] | No
 
 @pytest.mark.parametrize(("weights", "share"), [("int8", 0.98), ("int4", 0.8)])
 def test_compressed_weights_answer_the_reference_tasks(tmp_path: Path, weights: str, share: float) -> None:
-    from transformers import AutoTokenizer
-
-    from trireme_build.matrices import WeightFormat
-    from trireme_build.reference.evaluate import MAX_NEW_TOKENS, chat_ids, read_examples
-
-    folder = tmp_path / "engine"
-    folder.mkdir()
-    convert_checkpoint(CHECKPOINT, folder, WeightFormat(weights))
-    for name in ("config.json", "generation_config.json"):
-        (folder / name).write_bytes((CHECKPOINT / name).read_bytes())
-    tok = AutoTokenizer.from_pretrained(CHECKPOINT)
-    examples = read_examples(CHECKPOINT / "held_out.jsonl")[::2]
-    ids = generate(folder, [chat_ids(tok, e.prompt) for e in examples], MAX_NEW_TOKENS, tok.eos_token_id)
-    right = sum(tok.decode(i, skip_special_tokens=True) == e.answer for i, e in zip(ids, examples, strict=True))
-    size = (folder / "openvino_model.bin").stat().st_size
-    print(f"{weights}: {right} of {len(examples)} right, {size / 1e6:.1f} MB")
-    assert right >= share * len(examples)
+    assert share_right(CHECKPOINT, tmp_path / "engine", 2, WeightFormat(weights)) >= share

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from engine_runs import generate
 from tokenizers_built import metaspace_bpe
-from trireme_build.checkpoint import CheckpointError, DecoderShape, Tensors, read_config
+from trireme_build.checkpoint import DecoderShape, Tensors, read_config
+from trireme_build.errors import CheckpointError
 from trireme_build.exported import open_weights
 from trireme_build.matrices import WeightFormat, rounded
 from trireme_build.openvino_decoder import convert_checkpoint

@@ -167,13 +167,21 @@ def watcher() -> Watcher:
     return Watcher()
 
 
-@pytest.fixture
-def router(engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
+def router_on(
+    engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher, settings: RouterSettings | None = None
+) -> StreamRouter:
+    """A router whose engines, one after the other, are noted in `engines`."""
+
     def start_engine() -> DrivenEngine:
         engines.append(DrivenEngine())
         return engines[-1]
 
-    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher)
+    return StreamRouter(start_engine, Detokenizer(tokenizer), watcher, settings or RouterSettings())
+
+
+@pytest.fixture
+def router(engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
+    router = router_on(engines, tokenizer, watcher)
     yield router
     router.close()
 
@@ -409,11 +417,7 @@ TIGHT = RouterSettings(QueueLimits(max_size=2, max_tokens=10_000, max_delay_ms=6
 def tight(engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher) -> Iterator[StreamRouter]:
     """A router before an engine that has room for three generations, with room for two that wait."""
 
-    def start_engine() -> DrivenEngine:
-        engines.append(DrivenEngine())
-        return engines[-1]
-
-    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, TIGHT)
+    router = router_on(engines, tokenizer, watcher, TIGHT)
     yield router
     router.close()
 
@@ -457,12 +461,8 @@ def test_more_than_may_wait_is_refused_and_a_higher_priority_takes_a_place(tight
 def test_nobody_is_sent_away_for_one_that_finds_no_room_even_so(
     engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher
 ) -> None:
-    def start_engine() -> DrivenEngine:
-        engines.append(DrivenEngine())
-        return engines[-1]
-
     settings = replace(TIGHT, queue=QueueLimits(max_size=9, max_tokens=210, max_delay_ms=60_000))
-    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, settings)
+    router = router_on(engines, tokenizer, watcher, settings)
     fill(router)
     low = RecordingSink()
     high = replace(generation(), max_new_tokens=128, priority=1)
@@ -556,12 +556,8 @@ def test_what_waits_survives_the_engine_and_runs_on_the_next_one(
 def test_ids_collect_while_others_stream_but_the_last_ones_do_not_wait(
     engines: list[DrivenEngine], tokenizer: Any, watcher: Watcher
 ) -> None:
-    def start_engine() -> DrivenEngine:
-        engines.append(DrivenEngine())
-        return engines[-1]
-
     settings = RouterSettings(max_chunk_delay_s=3600, chunk_delay_per_stream_s=3600)
-    router = StreamRouter(start_engine, Detokenizer(tokenizer), watcher, settings)
+    router = router_on(engines, tokenizer, watcher, settings)
     sinks = [RecordingSink(), RecordingSink()]
     keys = [router.start(generation(), sink) for sink in sinks]
     for index, key in enumerate(keys):

@@ -73,5 +73,6 @@ def _measured(root: Layout, seconds: float) -> list[dict[str, float]]:
             row += [result.refused / seconds, *(quantile(result.refusal_ms, share) for share in (0.5, 0.99)), mib]
             rows.append([f"{times:g}", *row])
             figures.append({"times": times, **dict(zip(_HEAD[1:], row, strict=True))})
+            print(table(_HEAD, [rows[-1]]).splitlines()[-1], flush=True)
     print(table(_HEAD, rows), flush=True)
     return figures
