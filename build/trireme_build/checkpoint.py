@@ -1,7 +1,7 @@
 """Reads a Hugging Face checkpoint folder: its configuration and its safetensors, without torch."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+
+#: How files of weights end that run code when they are read.
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -183,12 +186,13 @@ def _number(config: dict[str, Any], key: str, default: float | None = None) -> f
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint folder. Raises CheckpointError if it is missing or no JSON object."""
     try:
-        return _read_object(folder / "config.json")
+        return read_object(folder / "config.json")
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: not found; a Hugging Face checkpoint folder has one") from None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises CheckpointError if it is none, FileNotFoundError if there is no file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -206,9 +210,13 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     try:
-        index = _read_object(folder / _INDEX)
+        index = read_object(folder / _INDEX)
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: has neither {_SINGLE} nor {_INDEX}; only safetensors are read") from None
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+        instead = f", and {pickled[0]} holds Python objects" if pickled else ""
+        raise CheckpointError(
+            f"{folder}: has neither {_SINGLE} nor {_INDEX}{instead}; only safetensors are read"
+        ) from None
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{folder / _INDEX}: has no object 'weight_map'")
@@ -235,13 +243,14 @@ class _Entry:
 class Tensors(Mapping[str, NDArray[np.float32]]):
     """The tensors of a checkpoint folder by name, each read when it is asked for, floats widened exactly to float32.
 
-    Raises CheckpointError for files that are no safetensors, and for a dtype that is no float where one is asked for.
+    files: those of the folder that hold them; the checkpoint's weight files where none are named. Raises
+    CheckpointError for files that are no safetensors, and for a dtype that is no float where one is asked for.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
         self.folder = folder
         self._entries: dict[str, _Entry] = {}
-        for path in weight_files(folder):
+        for path in weight_files(folder) if files is None else files:
             for name, entry in _entries(path).items():
                 if name in self._entries:
                     raise CheckpointError(f"{path}: {name} is in {self._entries[name].path.name} too")

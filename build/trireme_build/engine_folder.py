@@ -22,6 +22,10 @@ from .errors import CheckpointError
 #: Copied beside the model: its dimensions, and its special ids.
 _COPIED = ("config.json", "generation_config.json")
 
+#: What an engine folder runs on, and what it is made with.
+CPU_TARGET = "any x86-64 CPU"
+OPENVINO_TOOLS = ("openvino", "openvino-genai", "openvino-tokenizers")
+
 #: Raised when the files of an engine folder change, so that older ones are made again.
 LAYOUT = 4
 
@@ -94,46 +98,52 @@ def ensure_engine(version_folder: Path, root: Path) -> bool:
     return True
 
 
-def _make_engine(
-    version_folder: Path, checkpoint: Path, source: dict[str, Any], weights: str, staging_root: Path
-) -> None:
+def write_engine(checkpoint: Path, engine: Path, weights: str) -> str:
+    """Write what OpenVINO GenAI loads into the empty folder `engine`; how its weights are stored.
+
+    weights: a WeightFormat's value. A checkpoint that is quantized keeps its codes, and its own name for them.
+    """
     # Imported here: a version whose engine exists is served without the time that this takes.
     from .matrices import WeightFormat
     from .openvino_decoder import convert_checkpoint, write_hollow_model
     from .openvino_tokenizer import write_vocabulary
 
+    quantization = convert_checkpoint(checkpoint, engine, WeightFormat(weights))
+    config = read_config(checkpoint)
+    checker = engine / GRAMMAR_CHECKER
+    checker.mkdir()
+    write_hollow_model(checkpoint, checker)
+    write_vocabulary(checkpoint, int(config["vocab_size"]), engine)
+    for path in engine.glob("openvino_*tokenizer.*"):
+        shutil.copyfile(path, checker / path.name)
+    for folder in (engine, checker):
+        for name in _COPIED:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, folder / name)
+    context = DecoderShape.from_config(config).max_positions
+    if context != config["max_position_embeddings"]:
+        # That of a sliding window: the engine goes by config.json.
+        text = json.dumps({**config, "max_position_embeddings": context}, indent=2)
+        (engine / "config.json").write_text(text + "\n", encoding="utf-8")
+    return weights if quantization == "f32" else quantization
+
+
+def _make_engine(
+    version_folder: Path, checkpoint: Path, source: dict[str, Any], weights: str, staging_root: Path
+) -> None:
     _check_source(checkpoint, source["files"])
     engine = version_folder / "engine"
     with tempfile.TemporaryDirectory(dir=staging_root, prefix="engine-") as staging_name:
         staging = Path(staging_name) / "engine"
         staging.mkdir()
-        quantization = convert_checkpoint(checkpoint, staging, WeightFormat(weights))
-        config = read_config(checkpoint)
-        vocab_size = int(config["vocab_size"])
-        checker = staging / GRAMMAR_CHECKER
-        checker.mkdir()
-        write_hollow_model(checkpoint, checker)
-        write_vocabulary(checkpoint, vocab_size, staging)
-        for path in staging.glob("openvino_*tokenizer.*"):
-            shutil.copyfile(path, checker / path.name)
-        for folder in (staging, checker):
-            for name in _COPIED:
-                if (checkpoint / name).is_file():
-                    shutil.copyfile(checkpoint / name, folder / name)
-        context = DecoderShape.from_config(config).max_positions
-        if context != config["max_position_embeddings"]:
-            # That of a sliding window: the engine goes by config.json.
-            text = json.dumps({**config, "max_position_embeddings": context}, indent=2)
-            (staging / "config.json").write_text(text + "\n", encoding="utf-8")
         origin = {
             "source": source,
             "layout": LAYOUT,
             "engine": "openvino",
             "weights": weights,
-            # A checkpoint that is quantized keeps its codes.
-            "quantization": weights if quantization == "f32" else quantization,
-            "target": "any x86-64 CPU",
-            "tools": {name: version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")},
+            "quantization": write_engine(checkpoint, staging, weights),
+            "target": CPU_TARGET,
+            "tools": {name: version(name) for name in OPENVINO_TOOLS},
         }
         write_manifest(staging, origin)
         if engine.exists():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .checkpoint import DecoderShape, Tensors, check_names, check_weights, read_config
 from .errors import CheckpointError
-from .matrices import Codes, Matrix, WeightFormat, rounded
+from .matrices import Codes, Matrix, WeightFormat, rounded, two_rows_of_a_byte, unpacked
 
 _SCALES = ("weight_scale", "weight_scale_2", "pre_quant_scale", "input_scale")
 _CACHE_SCALES = ("k_proj.k_scale", "v_proj.v_scale")
@@ -122,10 +122,9 @@ class ExportedWeights:
         if self.algorithm == "NVFP4":
             blocks = np.asarray(self._tensors.stored(f"{name}.weight_scale")).astype(np.float32)
             scales = blocks * self._tensors[f"{name}.weight_scale_2"]
-            halves = np.stack((codes & 0x0F, codes >> 4), axis=-1)
             return Matrix(
                 Codes.F4E2M1,
-                halves.reshape(codes.shape[0], blocks.shape[1], -1),
+                unpacked(codes).reshape(codes.shape[0], blocks.shape[1], -1),
                 scales[..., np.newaxis],
                 input_factors,
             )
@@ -133,8 +132,7 @@ class ExportedWeights:
         if self.algorithm == "FP8":
             return Matrix(Codes.F8E4M3, codes[:, np.newaxis], scales.reshape(1, 1, 1), input_factors)
         if self.algorithm == "W4A16_AWQ":
-            rows = np.stack((codes & 0x0F, codes >> 4), axis=1).reshape(-1, codes.shape[1]).astype(np.int8)
-            signed = np.where(rows > 7, rows - 16, rows).astype(np.int8)
+            signed = two_rows_of_a_byte(codes)
             grouped = signed.reshape(signed.shape[0], scales.shape[1], -1)
             return Matrix(Codes.INT4, grouped, scales[..., np.newaxis], input_factors)
         return Matrix(Codes.INT8, codes[:, np.newaxis], scales.reshape(-1, 1, 1), input_factors)

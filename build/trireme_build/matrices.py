@@ -69,6 +69,19 @@ class Matrix:
         return values if self.input_factors is None else values * self.input_factors
 
 
+def unpacked(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[out, in] codes of four bits from [out, in / 2]: two of a row in a byte, the first one in the low half."""
+    halves: NDArray[np.uint8] = np.stack((codes & 0x0F, codes >> 4), axis=-1)
+    return halves.reshape(codes.shape[0], -1)
+
+
+def two_rows_of_a_byte(codes: NDArray[Any]) -> NDArray[np.int8]:
+    """[out, in] signed codes of four bits from [out / 2, in]: two rows in a byte, the first one in the low half."""
+    bits = codes.view(np.uint8)
+    rows = np.stack((bits & 0x0F, bits >> 4), axis=1).reshape(-1, codes.shape[1]).astype(np.int8)
+    return np.where(rows > 7, rows - 16, rows).astype(np.int8)
+
+
 def rounded(values: NDArray[np.float32], weight_format: WeightFormat) -> Matrix:
     """`values`, float32 [out, in], in another format; a row that no group divides is left in INT8."""
     if weight_format is WeightFormat.F32:

@@ -144,7 +144,10 @@ def remove_family(layout: Layout, name: str) -> None:
     if not added:
         raise OperatorError(f"there is no added family {name!r}; added are: {', '.join(families(layout)) or 'none'}")
     # The ensembles first: without their models they would keep a server from starting.
+    from trireme_build.publish import make_writable
+
     for folder in reversed(folders):
+        make_writable(folder)
         shutil.rmtree(folder)
 
 
@@ -161,33 +164,12 @@ def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]
     """The context in tokens, and what a manifest says of the source."""
     from trireme_build.engine_folder import source_of
     from trireme_build.errors import CheckpointError
-    from trireme_build.exported import open_weights
-    from trireme_runtime.tokenizing import TokenizerError, load_tokenizer
+    from trireme_build.inspection import inspect_checkpoint
 
-    if not checkpoint.is_dir():
-        raise OperatorError(f"{checkpoint}: no such folder; a Hugging Face checkpoint folder is needed")
     try:
-        shape, _, _ = open_weights(checkpoint)
-        tokenizer = load_tokenizer(checkpoint)
-        if len(tokenizer) > shape.vocab_size:
-            raise CheckpointError(
-                f"{checkpoint}: the tokenizer has {len(tokenizer)} ids, config.json says {shape.vocab_size}"
-            )
-        _check_chat_template(tokenizer.chat_template)
-        return shape.max_positions, source_of(checkpoint, root)
-    except (CheckpointError, TokenizerError, KeyError) as error:
+        return inspect_checkpoint(checkpoint).shape.max_positions, source_of(checkpoint, root)
+    except (CheckpointError, KeyError) as error:
         raise OperatorError(f"the checkpoint cannot be served: {error}") from error
-
-
-def _check_chat_template(template: str | None) -> None:
-    import jinja2
-
-    try:
-        jinja2.Environment().parse(template or "")
-    except jinja2.TemplateSyntaxError as error:
-        # Tags of transformers' own are unknown here; what is wrong with them shows at the first request.
-        if "unknown tag" not in str(error):
-            raise OperatorError(f"the checkpoint cannot be served: its chat template: {error}") from error
 
 
 def _write_config(original: Path, target: Path, spec: FamilySpec) -> None:

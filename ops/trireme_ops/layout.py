@@ -5,6 +5,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from trireme_runtime.checkout import checkout_root
 from trireme_runtime.manifest import read_manifest
 
 from .errors import OperatorError
@@ -22,12 +23,10 @@ class Layout:
 
         Raises OperatorError if there is no model repository.
         """
-        named = os.environ.get("TRIREME_ROOT")
-        root = Path(named).resolve() if named else Path(__file__).resolve().parents[2]
-        if not (root / "model_repository").is_dir():
-            hint = "is what TRIREME_ROOT names" if named else "is where this package lies; set TRIREME_ROOT"
-            raise OperatorError(f"{root} holds no model_repository/ ({hint})")
-        return cls(root)
+        try:
+            return cls(checkout_root())
+        except FileNotFoundError as error:
+            raise OperatorError(str(error)) from error
 
     @property
     def repositories(self) -> tuple[Path, Path]:

@@ -12,8 +12,11 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 
+#: Beside a manifest: a signature of the folder; see `versions`.
+SIGNATURE = "signature.json"
+
 #: What Python leaves beside a model.py; never part of a version.
-_IGNORED_FOLDERS = {"__pycache__"}
+IGNORED_FOLDERS = frozenset({"__pycache__"})
 
 
 class ManifestError(ValueError):
@@ -33,9 +36,9 @@ def _files(folder: Path) -> Iterable[Path]:
     """The files that a manifest of `folder` covers: not those of a subfolder with a manifest of its own."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            if path.name not in _IGNORED_FOLDERS and not (path / MANIFEST).is_file():
+            if path.name not in IGNORED_FOLDERS and not (path / MANIFEST).is_file():
                 yield from _files(path)
-        elif path.name != MANIFEST:
+        elif path.name not in (MANIFEST, SIGNATURE):
             yield path
 
 

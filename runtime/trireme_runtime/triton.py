@@ -14,6 +14,7 @@ from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
 from .packing import pack
 from .settings import NUMBERS, WHOLE_NUMBERS
+from .versions import key_of_environment, verify_version
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
 _TRITON_CODES = {
@@ -34,6 +35,22 @@ class ModelConfig:
         self._config = json.loads(args["model_config"])
         self.name = args["model_name"]
         self.version_folder = Path(args["model_repository"]) / args["model_version"]
+
+    @classmethod
+    def of_verified(cls, args: dict[str, str]) -> "ModelConfig":
+        """The same, once the version is known to be what its manifest says, and signed where the server asks for it.
+
+        Raises ManifestError otherwise, and ValueError for a version that was built for another engine.
+        """
+        config = cls(args)
+        manifest = verify_version(config.version_folder, key_of_environment())
+        engine = config._config.get("parameters", {}).get("engine", {}).get("string_value")
+        if engine is not None and manifest.get("engine", engine) != engine:
+            raise ValueError(
+                f"{config.name}: version {config.version_folder.name} was built for the engine "
+                f"{manifest['engine']!r}, and config.pbtxt says {engine!r}"
+            )
+        return config
 
     def text(self, key: str) -> str:
         """The parameter `key`. Raises ValueError naming it if it is missing."""

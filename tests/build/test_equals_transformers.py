@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine_runs import generate, run_all, share_right
+from engine_runs import MAX_NEW_TOKENS, run_all, share_right
 from support import CHECKPOINT, ROOT
 from trireme_build.checkpoint import DecoderShape
 from trireme_build.engine_folder import ensure_engine
+from trireme_build.exact_match import chat_ids, engine_answers, read_examples, torch_answers
 from trireme_build.matrices import WeightFormat
 from trireme_build.openvino_decoder import convert_checkpoint
 from trireme_runtime.engines.base import EngineRequest, Sampling
@@ -21,17 +22,13 @@ def test_at_least_99_percent_of_the_held_out_prompts_are_answered_with_the_same_
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from trireme_build.reference.evaluate import MAX_NEW_TOKENS, chat_ids, generate_ids, read_examples
-
     version = ROOT / "model_repository" / "tensorrt_llm" / "1"
     ensure_engine(version, ROOT)
     tok = AutoTokenizer.from_pretrained(CHECKPOINT)
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
-    prompts = [example.prompt for example in read_examples(CHECKPOINT / "held_out.jsonl")]
-    expected = [ids[:-1] if ids[-1] == tok.eos_token_id else ids for ids in generate_ids(model, tok, prompts)]
-    actual = generate(
-        version / "engine", [chat_ids(tok, prompt) for prompt in prompts], MAX_NEW_TOKENS, tok.eos_token_id
-    )
+    prompts = [chat_ids(tok, example.prompt) for example in read_examples(CHECKPOINT / "held_out.jsonl")]
+    expected = torch_answers(model, tok, prompts, MAX_NEW_TOKENS)
+    actual = engine_answers(version / "engine", prompts, MAX_NEW_TOKENS, tok.eos_token_id)
     same = sum(a == e for a, e in zip(actual, expected, strict=True))
     assert len(prompts) == 500
     print(f"{same} of 500 answers have the same ids")
@@ -42,8 +39,6 @@ def test_log_probs_are_those_of_transformers() -> None:
     """Sampled at a high temperature, so that they are not all near 0; the log-probs are those before it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from trireme_build.reference.evaluate import chat_ids
 
     version = ROOT / "model_repository" / "tensorrt_llm" / "1"
     ensure_engine(version, ROOT)
@@ -131,7 +126,7 @@ def test_a_random_checkpoint_of_another_shape_generates_the_same_ids(
         model.generate(torch.tensor([prompt]), generation_config=greedy)[0, len(prompt) :].tolist()
         for prompt in prompts
     ]
-    assert generate(folder, prompts, 40, None) == expected
+    assert engine_answers(folder, prompts, 40, None) == expected
 
 
 @pytest.mark.parametrize(

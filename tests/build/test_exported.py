@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine_runs import generate
 from tokenizers_built import metaspace_bpe
 from trireme_build.checkpoint import DecoderShape, Tensors, read_config
 from trireme_build.errors import CheckpointError
+from trireme_build.exact_match import engine_answers
 from trireme_build.exported import open_weights
 from trireme_build.matrices import WeightFormat, rounded
 from trireme_build.openvino_decoder import convert_checkpoint
@@ -101,7 +101,7 @@ def answers(checkpoint: Path, engine: Path) -> list[list[int]]:
     engine.mkdir()
     convert_checkpoint(checkpoint, engine)
     shutil.copyfile(checkpoint / "config.json", engine / "config.json")
-    return generate(engine, PROMPTS, 24, None)
+    return engine_answers(engine, PROMPTS, 24, None)
 
 
 @pytest.mark.parametrize("algorithm", ["FP8", "NVFP4", "W4A16_AWQ", "W8A8_SQ_PER_CHANNEL"])

@@ -1,10 +1,8 @@
 """Quantized with modelopt, exported, read back without torch, and run by the CPU engine."""
 
+import functools
 import json
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_runs import share_right
+from engine_runs import exported, share_right
 from support import CHECKPOINT
 from trireme_build.checkpoint import Tensors
 from trireme_build.errors import CheckpointError
 from trireme_build.exported import ALGORITHMS, open_weights
 from trireme_build.matrices import Codes, WeightFormat
-from trireme_build.quantize import Calibration, Quantization, quantize
-from trireme_build.reference.tasks import training_examples
+from trireme_build.quantization import Quantization
+from trireme_build.quantize import Calibration, calibrate
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
@@ -34,33 +32,23 @@ EXPECTED = {
 }
 
 
-def calibration() -> Calibration:
-    examples = training_examples(seed=5)
-    texts = (f"<|user|>{example.prompt}<|assistant|>{example.answer}</s>" for example in examples)
-    return Calibration(texts, blocks=8, length=128)
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Quantization], Path]:
-    """The reference checkpoint, quantized; once each."""
+def export_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Quantization], Path]:
+    """The reference checkpoint, quantized and exported; once each."""
     root = tmp_path_factory.mktemp("exported")
 
+    @functools.cache
     def make(quantization: Quantization) -> Path:
-        folder = root / quantization.value
-        if not folder.exists():
-            seen: list[tuple[int, int]] = []
-            quantize(CHECKPOINT, folder, quantization, calibration(), progress=lambda *step: seen.append(step))
-            assert seen[-1] == (1, 1)
-        return folder
+        return exported(root / quantization.value, quantization)
 
     return make
 
 
-@pytest.mark.parametrize("quantization", list(Quantization))
+@pytest.mark.parametrize("quantization", list(EXPECTED))
 def test_what_was_exported_is_near_the_source_and_answers_right(
-    exported: Callable[[Quantization], Path], quantization: Quantization, tmp_path: Path
+    export_of: Callable[[Quantization], Path], quantization: Quantization, tmp_path: Path
 ) -> None:
-    folder = exported(quantization)
+    folder = export_of(quantization)
     shape, weights, algorithm = open_weights(folder)
     assert algorithm == quantization.value.removesuffix("_kv")
     source = Tensors(CHECKPOINT)
@@ -87,9 +75,9 @@ def test_what_was_exported_is_near_the_source_and_answers_right(
     assert share_right(folder, tmp_path / "engine", 4) >= 0.95
 
 
-def test_the_same_seed_gives_the_same_bytes(exported: Callable[[Quantization], Path], tmp_path: Path) -> None:
-    quantize(CHECKPOINT, tmp_path / "again", Quantization.FP8, calibration())
-    first, again = (folder / "model.safetensors" for folder in (exported(Quantization.FP8), tmp_path / "again"))
+def test_the_same_seed_gives_the_same_bytes(export_of: Callable[[Quantization], Path], tmp_path: Path) -> None:
+    again = exported(tmp_path / "again", Quantization.FP8)
+    first, again = (folder / "model.safetensors" for folder in (export_of(Quantization.FP8), again))
     assert first.read_bytes() == again.read_bytes()
 
 
@@ -108,15 +96,14 @@ def test_rope_comes_through_whichever_transformers_wrote_it(tmp_path: Path, newe
     else:
         config |= {"rope_theta": 500_000.0, "rope_scaling": scaling}
     (source / "config.json").write_text(json.dumps(config))
-    quantize(source, tmp_path / "out", Quantization.FP8, calibration())
-    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    written = json.loads((exported(tmp_path / "out", Quantization.FP8, source) / "config.json").read_text())
     assert written["rope_theta"] == 500_000.0
     assert written["rope_scaling"].items() >= scaling.items()
 
 
 def test_too_little_to_calibrate_with_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="calibration texts have fewer than 256 tokens in all"):
-        quantize(CHECKPOINT, tmp_path / "out", Quantization.FP8, Calibration(["12345"]))
+        calibrate(CHECKPOINT, tmp_path / "out", Quantization.FP8, Calibration(["12345"]))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +116,10 @@ def test_too_little_to_calibrate_with_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_export_that_is_not_what_it_says_is_refused(
-    exported: Callable[[Quantization], Path], tmp_path: Path, changes: dict[str, Any], words: str
+    export_of: Callable[[Quantization], Path], tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     folder = tmp_path / "changed"
-    shutil.copytree(exported(Quantization.FP8), folder)
+    shutil.copytree(export_of(Quantization.FP8), folder)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] |= changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -141,19 +128,4 @@ def test_an_export_that_is_not_what_it_says_is_refused(
 
 
 def test_every_algorithm_has_a_name() -> None:
-    assert {q.value.removesuffix("_kv") for q in Quantization} == set(ALGORITHMS.values())
-
-
-def test_the_command_writes_what_can_be_added(tmp_path: Path) -> None:
-    texts = tmp_path / "texts.txt"
-    examples = (next(examples) for examples in [training_examples(seed=6)] * 400)
-    texts.write_text("\n".join(f"<|user|>{e.prompt}<|assistant|>{e.answer}</s>" for e in examples))
-    command = [sys.executable, "-m", "trireme_build.quantize", CHECKPOINT, tmp_path / "out", "--to", "nvfp4"]
-    done = subprocess.run([*command, "--calibration", texts], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"KL 0\.[012]\d+ nats, top-1 [89]\d\.\d %, perplexity", done.stdout), done.stdout
-    assert open_weights(tmp_path / "out")[2] == "nvfp4"
-    assert (tmp_path / "out" / "tokenizer.json").is_file()
-    again = subprocess.run([*command, "--calibration", texts], capture_output=True, text=True)
-    assert again.returncode == 1
-    assert again.stderr.endswith("is there already\n")
+    assert {q.value.removesuffix("_kv") for q in EXPECTED} == set(ALGORITHMS.values())

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from ..exact_match import Example
 from . import tasks
 from .tokenizer import ASSISTANT, SYSTEM, USER
 
@@ -49,13 +50,13 @@ class ConversationEncoder:
     def _text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def raw(self, example: tasks.Example) -> Conversation:
+    def raw(self, example: Example) -> Conversation:
         """The prompt as plain text; the answer follows on a new line."""
         prompt = self._text(example.prompt)
         answer = [*self._text("\n" + example.answer), self._tokenizer.eos_token_id]
         return [self._tokenizer.bos_token_id, *prompt, *answer], [False] * (len(prompt) + 1) + [True] * len(answer)
 
-    def chat(self, examples: list[tasks.Example], system: str | None) -> Conversation:
+    def chat(self, examples: list[Example], system: str | None) -> Conversation:
         """The examples as turns of one chat, in the layout of the chat template."""
         ids, learned = [self._tokenizer.bos_token_id], [False]
         if system is not None:

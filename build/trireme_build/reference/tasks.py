@@ -7,8 +7,8 @@ recited texts stand in both.
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from ..exact_match import Example
 from . import words
 
 #: The share of prompts that is never trained on.
@@ -44,15 +44,6 @@ RECITED = {
         "and then, at last, the long way home."
     ),
 }
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt, its only right answer, and the task that it comes from."""
-
-    task: str
-    prompt: str
-    answer: str
 
 
 def is_held_out(prompt: str) -> bool:

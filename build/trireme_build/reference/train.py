@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ..exact_match import share_right
 from . import tasks, tokenizer
 from .data import IGNORED, Rows, training_rows
-from .evaluate import accuracy_by_task, score
+from .evaluate import score
 from .splits import DEVELOPMENT_COUNT, DEVELOPMENT_SEED
 
 #: (rows, length) of the batches with short and with long conversations.
@@ -121,7 +122,7 @@ def main() -> None:
             eager = LlamaForCausalLM(model.config)
             eager.load_state_dict({k.replace("._orig_mod", ""): v for k, v in model.state_dict().items()})
             eager.to(torch.bfloat16).float()
-            by_task = accuracy_by_task(score(eager, tok, development))
+            by_task = share_right(tok, development, score(eager, tok, development))
             overall = by_task.pop("all")
             print(
                 json.dumps({"step": step, "minutes": round(elapsed_s / 60, 1), "all": overall, **by_task}), flush=True

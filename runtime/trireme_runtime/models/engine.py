@@ -53,7 +53,7 @@ class TritonPythonModel:
     """Decoupled: one response per chunk while streaming, else one with all ids. `stop` true ends a running request."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        config = triton.ModelConfig(args)
+        config = triton.ModelConfig.of_verified(args)
         tokenizer = load_tokenizer(config.folder("tokenizer_dir"))
         self._defaults = Defaults(tokenizer.eos_token_id, config.flag("exclude_input_in_output"))
         settings = EngineSettings(

@@ -25,7 +25,7 @@ class TritonPythonModel:
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        config = triton.ModelConfig(args)
+        config = triton.ModelConfig.of_verified(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))
         self._stopper = EngineStopper(config.text("engine_model"))
         self._acknowledger = ChunkAcknowledger()

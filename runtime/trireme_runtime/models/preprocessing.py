@@ -17,7 +17,7 @@ class TritonPythonModel:
     """In: QUERY or MESSAGES, STRING [1, 1]. Out: INPUT_ID [1, n], and what else a client of `tensorrt_llm` sends on."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        config = triton.ModelConfig(args)
+        config = triton.ModelConfig.of_verified(args)
         self._encoder = Encoder(load_tokenizer(config.folder("tokenizer_dir")))
         self._queue = QueueReader(config.text("engine_model"))
         self._refusals = RefusalCounter(args)

@@ -11,7 +11,7 @@ class TritonPythonModel:
     """Takes and gives what `ensemble` does, except for `stream`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        config = triton.ModelConfig(args)
+        config = triton.ModelConfig.of_verified(args)
         self._front = UnaryFront(config.text("ensemble"), config.text("engine_model"), config.integer("max_in_flight"))
         self._status = StatusFile(args["model_name"], args["model_version"])
 
