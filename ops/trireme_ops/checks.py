@@ -15,7 +15,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from trireme_runtime.manifest import ManifestError, read_manifest, verify_manifest
+from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest
+from trireme_runtime.versions import key_of_environment, verify_version
 
 from . import embedded, ports, processes
 from .errors import OperatorError
@@ -262,9 +263,7 @@ def manifests(layout: Layout) -> list[Finding]:
     for folder in layout.versions:
         name = f"{folder.parent.name}/{folder.name}"
         try:
-            manifest = verify_manifest(folder)
-            for inner in sorted(path.parent for path in folder.glob("*/manifest.json")):
-                verify_manifest(inner)
+            manifest = verify_version(folder, key_of_environment())
             detail = f"{len(manifest['files'])} files as the manifest says"
             source = manifest.get("source")
             if source and not (folder / "engine").is_dir():
@@ -274,12 +273,20 @@ def manifests(layout: Layout) -> list[Finding]:
             findings.append(Finding(name, Status.OK, detail))
         except ManifestError as error:
             relative = folder.relative_to(layout.root)
-            fix = f"rm -r {relative}/engine" if "/engine/" in str(error) else f"git checkout -- {relative}"
-            findings.append(Finding(name, Status.FAIL, str(error), fix))
+            findings.append(Finding(name, Status.FAIL, str(error), _mended_by(relative, str(error))))
     if not findings:
         fix = "git checkout -- model_repository"
         findings.append(Finding("versions", Status.FAIL, "the model repository holds no version", fix))
     return findings
+
+
+def _mended_by(version: Path, problem: str) -> str:
+    """What to type where a version, relative to the root, is not what it should be."""
+    if "signed" in problem or SIGNATURE in problem:
+        return f"trireme sign {version} --key PRIVATE_KEY, if it is yours"
+    if "/engine/" in problem and version.name == "1":
+        return f"rm -r {version}/engine"
+    return f"git checkout -- {version}" if version.name == "1" else f"rm -rf {version}, and publish it again"
 
 
 def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trireme_runtime.versions import KEY_VARIABLE
+
 from . import ports
 from .arguments import add_port_arguments, ports_of
 from .checks import Status, all_checks
@@ -31,6 +33,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--profile", choices=PROFILES, default="cpu", help="deployment profile (default: cpu)")
     parser.add_argument("--log", type=Path, help="the server's log (default: .trireme/logs/triton-HTTP_PORT.log)")
     parser.add_argument("--ready-file", type=Path, help="write addresses and process ids here, as JSON, once ready")
+    parser.add_argument(
+        "--version-key",
+        type=Path,
+        metavar="PUB",
+        help=f"load only versions that are signed for this public key (default: ${KEY_VARIABLE}, or any)",
+    )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
     parser.add_argument(
@@ -129,6 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
     # Until the server runs, SIGTERM is as Ctrl-C: what was begun is cleaned up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     layout = Layout.find()
+    if arguments.version_key is not None:
+        if not arguments.version_key.is_file():
+            raise OperatorError(f"{arguments.version_key}: no such file; --version-key names it")
+        # For the checks here, and for every model that is loaded.
+        os.environ[KEY_VARIABLE] = str(arguments.version_key.resolve())
     wanted = ports_of(arguments)
     check(layout, wanted)
     prepare_engines(layout)

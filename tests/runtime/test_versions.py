@@ -1,0 +1,121 @@
+"""What a server asks of a version before it loads it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from trireme_runtime.manifest import SIGNATURE, ManifestError, write_manifest
+from trireme_runtime.versions import KEY_VARIABLE, key_of_environment, sign, verify_version
+
+
+def make_key(folder: Path, name: str) -> tuple[Path, Path]:
+    """An elliptic-curve key: the private file, and the public one."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    return private, public
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    folder = tmp_path / "2"
+    (folder / "engine").mkdir(parents=True)
+    (folder / "model.py").write_text("x = 1\n")
+    (folder / "engine" / "weights.bin").write_bytes(bytes(1000))
+    write_manifest(folder, {"model": "m", "version": 2})
+    return folder
+
+
+def test_without_a_key_a_signature_is_not_asked_for(version: Path) -> None:
+    assert verify_version(version)["version"] == 2
+
+
+def test_an_unsigned_version_is_refused_where_a_signature_is_asked_for(version: Path) -> None:
+    _, public = make_key(version.parent, "ours")
+    with pytest.raises(ManifestError, match=r"2: is not signed; signature\.json is missing"):
+        verify_version(version, public)
+
+
+def test_a_signed_version_passes_with_its_key_and_with_no_other(version: Path) -> None:
+    private, public = make_key(version.parent, "ours")
+    _, other = make_key(version.parent, "theirs")
+    sign(version, private)
+    assert verify_version(version, public)["model"] == "m"
+    with pytest.raises(ManifestError, match=r"signature\.json is not one of .*theirs\.pub"):
+        verify_version(version, other)
+
+
+@pytest.mark.parametrize("file", ["model.py", "engine/weights.bin"])
+def test_whoever_writes_a_manifest_anew_cannot_sign_it(version: Path, file: str) -> None:
+    private, public = make_key(version.parent, "ours")
+    sign(version, private)
+    with (version / file).open("a") as out:
+        out.write("y = 2\n")
+    with pytest.raises(ManifestError, match=r"sha256 is"):
+        verify_version(version, public)
+    write_manifest(version, {"model": "m", "version": 2})
+    assert verify_version(version)
+    with pytest.raises(ManifestError, match=r"signature\.json is not one of"):
+        verify_version(version, public)
+
+
+def test_a_signature_of_another_version_does_not_do(version: Path, tmp_path: Path) -> None:
+    private, public = make_key(version.parent, "ours")
+    other = tmp_path / "3"
+    other.mkdir()
+    (other / "model.py").write_text("x = 3\n")
+    write_manifest(other, {"model": "m", "version": 3})
+    sign(other, private)
+    os.replace(other / SIGNATURE, version / SIGNATURE)
+    with pytest.raises(ManifestError, match="is not one of"):
+        verify_version(version, public)
+
+
+def test_a_signature_that_is_none_is_refused(version: Path) -> None:
+    _, public = make_key(version.parent, "ours")
+    (version / SIGNATURE).write_text("{}")
+    with pytest.raises(ManifestError, match="is not one of"):
+        verify_version(version, public)
+
+
+def test_what_python_leaves_behind_does_not_matter(version: Path) -> None:
+    private, public = make_key(version.parent, "ours")
+    sign(version, private)
+    (version / "__pycache__").mkdir()
+    (version / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
+    assert verify_version(version, public)
+
+
+def test_what_was_generated_on_this_machine_is_not_signed(version: Path) -> None:
+    private, public = make_key(version.parent, "ours")
+    sign(version, private)
+    (version / "made").mkdir()
+    (version / "made" / "file").write_text("x")
+    write_manifest(version / "made", {})
+    assert verify_version(version)
+    with pytest.raises(ManifestError, match="signature|made on this machine"):
+        verify_version(version, public)
+
+
+def test_what_was_generated_is_compared_with_its_own_manifest(version: Path) -> None:
+    (version / "made").mkdir()
+    (version / "made" / "file").write_text("x")
+    write_manifest(version / "made", {})
+    (version / "made" / "file").write_text("y")
+    with pytest.raises(ManifestError, match="made/file: sha256"):
+        verify_version(version)
+
+
+def test_a_private_key_that_is_none_is_named(version: Path) -> None:
+    (version.parent / "no.pem").write_text("no key")
+    with pytest.raises(ManifestError, match=r"no\.pem: cannot sign"):
+        sign(version, version.parent / "no.pem")
+
+
+def test_the_environment_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    assert key_of_environment() is None
+    monkeypatch.setenv(KEY_VARIABLE, "/keys/ours.pub")
+    assert key_of_environment() == Path("/keys/ours.pub")
