@@ -23,3 +23,14 @@ def add_port_arguments(parser: argparse.ArgumentParser) -> None:
 def ports_of(arguments: argparse.Namespace) -> Ports:
     """The ports as given, zeros included."""
     return Ports(arguments.http_port, arguments.grpc_port, arguments.metrics_port, arguments.health_port)
+
+
+def seconds(text: str) -> float:
+    """How long to measure. Raises argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are 0.5 to 3600 seconds")
+    return value

@@ -1,7 +1,8 @@
 """Manifests: what a version folder holds, by SHA-256, and where it came from.
 
 `manifest.json` is an object with the key "files" (path within the folder -> SHA-256 in hex) and any further keys that
-describe the origin. Generated folders inside a version have a manifest of their own.
+describe the origin. Generated folders inside a version have a manifest of their own. A signature of the manifest stands
+beside it and cannot be in it.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
 
 #: Beside a manifest: a signature of the folder; see `versions`.
 SIGNATURE = "signature.json"
@@ -42,9 +44,16 @@ def _files(folder: Path) -> Iterable[Path]:
             yield path
 
 
+def _covered(folder: Path) -> dict[str, Path]:
+    """Those files by their path within `folder`, but for the signature."""
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    found.pop(SIGNATURE, None)
+    return found
+
+
 def write_manifest(folder: Path, origin: dict[str, Any]) -> None:
     """Write `folder`/manifest.json over the files that are in it; `origin` holds the further keys."""
-    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
+    files = {name: sha256_of(path) for name, path in _covered(folder).items()}
     text = json.dumps({**origin, "files": files}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -66,7 +75,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def verify_manifest(folder: Path) -> dict[str, Any]:
     """Compare `folder` with its manifest and return that. Raises ManifestError naming the first file that differs."""
     manifest = read_manifest(folder)
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    found = _covered(folder)
     for name, expected in manifest["files"].items():
         if name not in found:
             raise ManifestError(f"{folder / name}: missing; the manifest lists it")

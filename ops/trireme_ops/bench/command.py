@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from ..arguments import seconds
 from ..layout import Layout
 
 _SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0}
@@ -12,18 +13,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Register the subcommand."""
     parser = commands.add_parser("bench", help="measure the serving path on this machine")
     parser.add_argument("what", choices=sorted(_SECONDS), help="what to measure")
-    parser.add_argument("--seconds", type=_seconds, help="of each measurement")
+    parser.add_argument("--seconds", type=seconds, help="of each measurement")
     parser.set_defaults(run=run)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.5 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are 0.5 to 3600 seconds")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
