@@ -24,13 +24,16 @@ class Point:
 
 
 class LogScale:
-    """Places on an axis of decades, with places of their own below for 0 and for what is not measured."""
+    """Places on an axis of decades, with places of their own below for 0 and for what is not measured.
 
-    def __init__(self, values: Sequence[float | None]) -> None:
+    gap: between those places, as a share of the decades.
+    """
+
+    def __init__(self, values: Sequence[float | None], gap: float) -> None:
         known = [math.log10(value) for value in values if value is not None and value > 0]
-        self.low = math.floor(min(known) - 0.15) if known else -3
-        self.high = max(math.ceil(max(known) + 0.15), self.low + 1) if known else -1
-        step = 0.09 * (self.high - self.low) + 0.25
+        self.low = math.floor(min(known) - 0.02) if known else -3
+        self.high = max(math.ceil(max(known) + 0.02), self.low + 1) if known else -1
+        step = gap * (self.high - self.low)
         self.has_zero = 0 in values
         self.has_missing = None in values
         self._zero = self.low - step
@@ -45,7 +48,9 @@ class LogScale:
     @property
     def limits(self) -> tuple[float, float]:
         """Of the axis."""
-        return self._missing - 0.25 if self.has_zero or self.has_missing else self.low, self.high
+        return self._missing - 0.06 * (
+            self.high - self.low
+        ) if self.has_zero or self.has_missing else self.low, self.high
 
     @property
     def ticks(self) -> tuple[list[float], list[str]]:
@@ -88,8 +93,11 @@ def dots(
     reference: float | None = None,
 ) -> str:
     """A dot each, on an axis that shows where they differ and need not begin at zero; a dashed line at `reference`."""
+    from matplotlib.ticker import MaxNLocator
+
     values = [point.value for point in points if point.value is not None]
-    marks = [*values, *([reference] if reference is not None else [])]
+    ends = [end for point in points for end in point.span or ()]
+    marks = [*values, *ends, *([reference] if reference is not None else [])]
     low, high = min(marks, default=0.0), max(marks, default=1.0)
     room = (high - low) or 0.02 * abs(high) or 1.0
     with chart_style():
@@ -99,14 +107,14 @@ def dots(
             axes.axvline(reference, color=MUTED, linewidth=1.2, linestyle=(0, (3, 3)))
         for row, (label, point) in enumerate(zip(labels, points, strict=True)):
             _dot(axes, low - 0.12 * room, row, label, point, show, lambda value: value)
-        axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(lambda value, _: show(value) if value <= high + 0.2 * room else "")
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low - 0.1 * room <= tick <= high + 1e-9]
+        axes.set_xticks(ticks, [show(tick) for tick in ticks])
         return to_svg(figure, name)
 
 
 def log_dots(name: str, labels: Sequence[Label], points: Sequence[Point], show: Callable[[float], str]) -> str:
     """The same on a logarithmic axis, with a place of its own for 0."""
-    scale = LogScale([point.value for point in points if point.value is not None])
+    scale = LogScale([point.value for point in points if point.value is not None], gap=0.27)
     left, right = scale.limits
     with chart_style():
         figure, axes = _rows(labels, axis=True)
@@ -121,12 +129,14 @@ def against(
     name: str, labels: Sequence[Label], xs: Sequence[Point], ys: Sequence[Point], titles: tuple[str, str]
 ) -> str:
     """Each version as a point: x from zero, y on a logarithmic axis. Those without an x are left out."""
-    scale = LogScale([y.value for y in ys])
+    scale = LogScale([y.value for y in ys], gap=0.14)
     with chart_style():
         figure = new_figure(300)
-        axes = figure.add_axes((0.17, 0.15, 0.80, 0.80))
+        axes = figure.add_axes((0.18, 0.15, 0.76, 0.80))
         axes.set_xlim(0, 1.18 * max((x.value for x in xs if x.value is not None), default=1.0))
         axes.set_ylim(*scale.limits)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.set_xlabel(titles[0])
         axes.set_ylabel(titles[1])
         axes.set_yticks(*scale.ticks)
@@ -139,7 +149,7 @@ def against(
             px, py = axes.transData.transform((x, y))
             placed.append((px - 6, py - 6, px + 6, py + 6))
         for label, x, y in drawn:
-            placed.append(_place(figure, axes, x, y, label.short.partition("\n")[0], placed))
+            placed.append(_place(figure, axes, x, y, label.brief, placed))
         return to_svg(figure, name)
 
 
@@ -172,14 +182,19 @@ def _dot(
         return
     x = place(point.value)
     axes.plot((left, x), (row, row), color=LINE, linewidth=2, zorder=1)
+    end = x
+    if point.span:
+        span = [place(value) for value in point.span]
+        axes.plot(span, (row, row), color=INK, linewidth=1.2, marker="|", markersize=7, zorder=2)
+        end = max(x, span[1])
     axes.plot(x, row, label.marker, color=label.colour, markersize=10, markeredgecolor=PAPER, zorder=3)
-    _write(axes, x, row, show(point.value), INK, 9)
+    _write(axes, end, row, show(point.value), INK, 9)
 
 
 def _write(axes: Any, x: float, row: int, text: str, colour: str, gap: int = 5) -> None:
-    axes.annotate(
-        text, (x, row), (gap, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
-    )
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+    note = axes.annotate(text, (x, row), (gap, 0), textcoords="offset points", va="center", color=colour, bbox=behind)
+    note.set(annotation_clip=False, zorder=2)
 
 
 def _place(figure: Any, axes: Any, x: float, y: float, text: str, taken: Sequence[Any]) -> Any:

@@ -39,14 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise OperatorError(
             "trireme report needs matplotlib; type: make setup-build, then .venv-build/bin/trireme report ..."
         )
-    # Charts and engines take a while to import; a command that is mistyped is refused at once.
-    from .page import render
-    from .speed import Machine, measure
     from .versions import read_versions
 
     if not arguments.out.absolute().parent.is_dir():
         raise OperatorError(f"--out {arguments.out}: there is no folder {arguments.out.absolute().parent}")
     versions = read_versions(arguments.versions, Layout.find())
+    # What charts and measurements need takes a while to import; a version that is mistyped is refused before.
+    from .page import render
+    from .speed import Machine, measure
+
     machine = Machine.here(datetime.now().astimezone())
     speeds = [None] * len(versions) if arguments.no_speed else measure(versions, arguments.seconds)
     page = render(versions, speeds, machine, 0.0 if arguments.no_speed else arguments.seconds)

@@ -23,11 +23,15 @@ _MOST_CHARACTERS = 15
 
 @dataclass(frozen=True)
 class Label:
-    """title: what tells it apart at a glance. subtitle: which version it is. index: of its colour and its sign."""
+    """title: what it is at a glance. subtitle: which version it is. index: of its colour and its sign.
+
+    is_twin: whether another one has the same title.
+    """
 
     title: str
     subtitle: str
     index: int
+    is_twin: bool
 
     @property
     def sign(self) -> str:
@@ -49,15 +53,22 @@ class Label:
         """Two lines for the side of a chart."""
         return f"{_cut(self.title)}\n{_cut(self.subtitle)}"
 
+    @property
+    def brief(self) -> str:
+        """One line for a point in a chart."""
+        return f"{_cut(self.title)}, {_cut(self.subtitle)}" if self.is_twin else _cut(self.title)
+
 
 def labels_of(versions: Sequence[Version]) -> list[Label]:
     """A label each, no two alike."""
+    titles = [version.quantization for version in versions]
     one_model = len({version.model for version in versions}) == 1
     found: list[Label] = []
     for index, version in enumerate(versions):
         subtitle = f"version {version.number}" if one_model else version.name
-        twins = [label for label in found if (label.title, label.subtitle) == (version.quantization, subtitle)]
-        found.append(Label(version.quantization, f"{subtitle} ({index + 1})" if twins else subtitle, index))
+        if any((label.title, label.subtitle) == (titles[index], subtitle) for label in found):
+            subtitle = f"{subtitle} ({index + 1})"
+        found.append(Label(titles[index], subtitle, index, titles.count(titles[index]) > 1))
     return found
 
 

@@ -4,7 +4,7 @@ import math
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """With so many significant digits, never in powers of ten; whole numbers in full."""
+    """Rounded to so many significant digits, never in powers of ten."""
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
@@ -23,8 +23,8 @@ def percent(share: float) -> str:
     """With one decimal; all and nothing are said only of all and nothing."""
     text = f"{100 * share:.1f}"
     if (text == "100.0" and share < 1) or (text == "0.0" and share > 0):
-        text = f"{100 * share:.3g}" if share < 0.5 else "> 99.9"
-    return f"{text} %"
+        text = f"{100 * share:.1g}" if share < 0.5 else ">\N{NO-BREAK SPACE}99.9"
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def ratio(value: float, to: float) -> str:
@@ -37,4 +37,5 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     z2 = 1.96**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounded: at all or nothing one end is exactly that.
+    return max(0.0, round(middle - half, 12)), min(1.0, round(middle + half, 12))

@@ -80,7 +80,7 @@ def _trade_offs(versions: Sequence[Version], speeds: Sequence[Speed | None], lab
     return [
         Chart(
             title,
-            hint + (" Without a speed here: not shown." if None in [x.value for x in xs] else ""),
+            hint + (" Versions without a speed are left out." if None in [x.value for x in xs] else ""),
             Markup(charts.against(name, labels, xs, kl, (axis, "KL from its source, nats"))),
             "; ".join(
                 f"{label.title}, {label.subtitle}: {significant(x.value)} {axis}, KL {_said(y, significant)}"
@@ -130,9 +130,6 @@ def _charts(
         )
         return Chart(title, hint, Markup(draw(name, labels, points, show, **more)), spoken)
 
-    def top1(share: float) -> str:
-        return percent(share) if share <= 1 else ""
-
     def perplexity(value: float) -> str:
         return significant(value, 4)
 
@@ -167,7 +164,7 @@ def _charts(
             "Top-1: same likeliest token as its source",
             "More is better. The axis need not begin at 0.",
             [Point(a.top1) for a in accuracy],
-            top1,
+            percent,
             charts.dots,
         ),
         chart(
@@ -182,10 +179,10 @@ def _charts(
         chart(
             "match",
             "Exact match, all answers",
-            "More is better. Line: 95 % interval.",
+            "More is better. Line: 95 % interval. The axis need not begin at 0.",
             matches,
             percent,
-            charts.bars,
+            charts.dots,
         ),
     ]
 

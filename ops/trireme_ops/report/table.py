@@ -8,16 +8,16 @@ from typing import Any
 
 from .charts import NOT_MEASURED
 from .numbers import percent, ratio, significant, size, wilson
-from .speed import ENGINE, MAX_TOKENS, ROUNDS, STREAMS, Speed
+from .speed import ENGINE, MAX_TOKENS, STREAMS, Speed
 from .versions import Version
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the figure itself, None where there is none. note: what stands below it."""
+    """text: the figure itself, None where there is none. notes: the lines below it."""
 
     text: str | None
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _speed(versions: Sequence[Version], speeds: Sequence[Speed | None], was_meas
             f"answers of {MAX_TOKENS} tokens; higher is better",
             [speed.tokens_per_s if speed else None for speed in speeds],
             significant,
-            [_span(speed.tokens_per_s_range) if speed else "" for speed in speeds],
+            [_span(speed.tokens_per_s_range if speed else None) for speed in speeds],
             none,
             compared=True,
         ),
@@ -78,15 +78,15 @@ def _speed(versions: Sequence[Version], speeds: Sequence[Speed | None], was_meas
             "median; lower is better",
             [speed.ttft_ms if speed else None for speed in speeds],
             significant,
-            [_span(speed.ttft_ms_range) if speed else "" for speed in speeds],
+            [_span(speed.ttft_ms_range if speed else None) for speed in speeds],
             none,
             compared=True,
         ),
     ]
 
 
-def _span(ends: tuple[float, float] | None) -> str:
-    return f"{ROUNDS} rounds: {significant(ends[0])} to {significant(ends[1])}" if ends else ""
+def _span(ends: tuple[float, float] | None) -> list[str]:
+    return [f"rounds: {significant(ends[0])} to {significant(ends[1])}"] if ends else []
 
 
 def _accuracy(versions: Sequence[Version]) -> list[Row]:
@@ -98,7 +98,7 @@ def _accuracy(versions: Sequence[Version]) -> list[Row]:
             "from its source; 0 is best",
             [a.kl for a in found],
             significant,
-            [f"over {a.tokens:,} tokens" if a.kl is not None and a.tokens else "" for a in found],
+            [[f"over {a.tokens:,} tokens"] if a.kl is not None and a.tokens else [] for a in found],
         ),
         _figures("Top-1", "same likeliest token as its source; 100 % is best", [a.top1 for a in found], percent),
         _figures(
@@ -106,7 +106,7 @@ def _accuracy(versions: Sequence[Version]) -> list[Row]:
             "lower is better",
             [a.perplexity for a in found],
             partial(significant, digits=4),
-            [f"source: {significant(a.source_perplexity, 4)}" if a.source_perplexity else "" for a in found],
+            [[f"source: {significant(a.source_perplexity, 4)}"] if a.source_perplexity else [] for a in found],
         ),
         _figures(
             "Exact match", "all answers", [a.overall for a in found], percent, [_sure(version) for version in versions]
@@ -120,12 +120,12 @@ def tasks_of(versions: Sequence[Version]) -> list[str]:
     return list(dict.fromkeys(task for version in versions for task in version.accuracy.tasks))
 
 
-def _sure(version: Version) -> str:
+def _sure(version: Version) -> list[str]:
     share, answers = version.accuracy.overall, version.accuracy.answers
     if share is None or not answers:
-        return ""
+        return []
     low, high = wilson(share, answers)
-    return f"of {answers:,} answers; 95 % interval {percent(low)} to {percent(high)}"
+    return [f"of {answers:,} answers", "95\N{NO-BREAK SPACE}% interval:", f"{percent(low)} to {percent(high)}"]
 
 
 def _origin(versions: Sequence[Version]) -> list[Row]:
@@ -149,7 +149,7 @@ def _origin(versions: Sequence[Version]) -> list[Row]:
 
 def _said(value: Any, none: str) -> Cell:
     if value is None or value == "":
-        return Cell(None, none)
+        return Cell(None, [none])
     return Cell(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
@@ -158,7 +158,7 @@ def _figures(
     hint: str,
     values: Sequence[float | None],
     show: Callable[[float], str],
-    notes: Sequence[str] | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
     none: Sequence[str] | None = None,
     compared: bool = False,
 ) -> Row:
@@ -166,10 +166,10 @@ def _figures(
     cells = []
     for index, value in enumerate(values):
         if value is None:
-            cells.append(Cell(None, none[index] if none else NOT_MEASURED))
+            cells.append(Cell(None, [none[index] if none else NOT_MEASURED]))
             continue
-        said = [notes[index]] if notes and notes[index] else []
+        said = list(notes[index]) if notes else []
         if compared and index and values[0]:
             said.insert(0, f"{ratio(value, values[0])} the first")
-        cells.append(Cell(show(value), "; ".join(said)))
+        cells.append(Cell(show(value), said))
     return Row(title, hint, cells)

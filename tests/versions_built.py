@@ -10,7 +10,7 @@ from trireme_runtime.manifest import write_manifest
 
 
 def publish(checkout: Path, checkpoint: Path, number: int, stored: str = "f32", **more: Any) -> Path:
-    """model_repository/tensorrt_llm/`number` in `checkout`, for the CPU engine, its weights stored so; more: keys of its manifest."""
+    """A version of `tensorrt_llm` in `checkout`, its weights stored so; more: keys of its manifest."""
     folder = checkout / "model_repository" / "tensorrt_llm" / str(number)
     engine, tokenizer = folder / "engine", folder / "tokenizer"
     engine.mkdir(parents=True)
