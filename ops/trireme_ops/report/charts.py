@@ -107,7 +107,7 @@ def dots(
             axes.axvline(reference, color=MUTED, linewidth=1.2, linestyle=(0, (3, 3)))
         for row, (label, point) in enumerate(zip(labels, points, strict=True)):
             _dot(axes, low - 0.12 * room, row, label, point, show, lambda value: value)
-        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low - 0.1 * room <= tick <= high + 1e-9]
+        ticks = [tick for tick in MaxNLocator(3).tick_values(low, high) if low - 0.1 * room <= tick <= high + 1e-9]
         axes.set_xticks(ticks, [show(tick) for tick in ticks])
         return to_svg(figure, name)
 
@@ -132,13 +132,14 @@ def against(
     scale = LogScale([y.value for y in ys], gap=0.14)
     with chart_style():
         figure = new_figure(300)
-        axes = figure.add_axes((0.18, 0.15, 0.76, 0.80))
+        axes = figure.add_axes((0.18, 0.15, 0.76, 0.76))
         axes.set_xlim(0, 1.18 * max((x.value for x in xs if x.value is not None), default=1.0))
         axes.set_ylim(*scale.limits)
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.set_xlabel(titles[0])
-        axes.set_ylabel(titles[1])
+        # Above, not beside it: there is no room for it on a phone.
+        axes.set_title(titles[1], loc="left", x=-0.2, fontsize="medium", color=MUTED)
         axes.set_yticks(*scale.ticks)
         axes.tick_params(length=0, labelcolor=MUTED)
         axes.grid(linewidth=0.8)
