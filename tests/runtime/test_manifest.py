@@ -59,3 +59,14 @@ def test_an_unreadable_manifest_is_named(version: Path, text: str) -> None:
     (version / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match=r"manifest\.json"):
         verify_manifest(version)
+
+
+def test_a_signature_stands_beside_the_manifest_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "model.py").write_text("x")
+    write_manifest(tmp_path, {})
+    (tmp_path / "signature.json").write_text("{}")
+    assert verify_manifest(tmp_path)["files"].keys() == {"model.py"}
+    (tmp_path / "engine" / "signature.json").write_text("{}")
+    with pytest.raises(ManifestError, match=r"engine/signature\.json: not in the manifest"):
+        verify_manifest(tmp_path)
