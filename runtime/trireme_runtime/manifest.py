@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-SIGNATURE = "signature.json"
 
 #: Beside a manifest: a signature of the folder; see `versions`.
 SIGNATURE = "signature.json"
@@ -40,7 +39,7 @@ def _files(folder: Path) -> Iterable[Path]:
         if path.is_dir():
             if path.name not in IGNORED_FOLDERS and not (path / MANIFEST).is_file():
                 yield from _files(path)
-        elif path.name not in (MANIFEST, SIGNATURE):
+        elif path.name != MANIFEST:
             yield path
 
 
