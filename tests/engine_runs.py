@@ -54,7 +54,9 @@ def share_right(checkpoint: Path, engine: Path, every: int, weight_format: Weigh
     write_engine(checkpoint, engine, weight_format.value)
     tok = AutoTokenizer.from_pretrained(checkpoint)
     examples = read_examples(CHECKPOINT / "held_out.jsonl")[::every]
-    ids = engine_answers(engine, [chat_ids(tok, e.prompt) for e in examples], MAX_NEW_TOKENS, tok.eos_token_id)
+    ids = engine_answers(
+        engine, [chat_ids(tok, e.prompt) for e in examples], [MAX_NEW_TOKENS] * len(examples), tok.eos_token_id
+    )
     shares = exact_match.share_right(tok, examples, ids)
     print(f"{shares}, {(engine / 'openvino_model.bin').stat().st_size / 1e6:.1f} MB")
     return shares["all"]

@@ -61,19 +61,21 @@ def torch_answers(
     model: Any,
     tok: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    batch: int = 64,
+    max_new_tokens: Sequence[int],
     progress: Progress = lambda done, total: None,
+    batch: int = 32,
 ) -> list[list[int]]:
-    """Greedy new ids of each prompt by a transformers model, the end token left out."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    """Greedy new ids of each prompt, at most so many each, by a transformers model, the end token left out."""
+    # Those that are about as long together: a batch takes as long as its longest answer.
+    order = sorted(range(len(prompts)), key=lambda i: max_new_tokens[i])
     answers: list[list[int]] = [[] for _ in prompts]
     pad = tok.pad_token_id if tok.pad_token_id is not None else tok.eos_token_id
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
-        answers_of = _torch_batch(model, [prompts[i] for i in chosen], max_new_tokens, pad)
-        for i, ids in zip(chosen, answers_of, strict=True):
-            answers[i] = ids[: ids.index(tok.eos_token_id)] if tok.eos_token_id in ids else ids
+        found = _torch_batch(model, [prompts[i] for i in chosen], max_new_tokens[chosen[-1]], pad)
+        for i, ids in zip(chosen, found, strict=True):
+            end = ids.index(tok.eos_token_id) if tok.eos_token_id in ids else len(ids)
+            answers[i] = ids[: min(end, max_new_tokens[i])]
         progress(first + len(chosen), len(order))
     return answers
 
@@ -95,11 +97,11 @@ def _torch_batch(model: Any, prompts: list[Sequence[int]], max_new_tokens: int, 
 def engine_answers(
     folder: Path,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: Sequence[int],
     end_id: int | None,
     progress: Progress = lambda done, total: None,
 ) -> list[list[int]]:
-    """Greedy new ids of each prompt by the CPU engine, all in flight together, the end token left out.
+    """Greedy new ids of each prompt, at most so many each, by the CPU engine, the end token left out.
 
     Raises BuildError naming a prompt that the engine refuses.
     """
@@ -109,7 +111,11 @@ def engine_answers(
     engine = OpenVinoEngine(folder, EngineSettings())
     answers: list[list[int]] = [[] for _ in prompts]
     try:
-        feeder = _Feeder(engine, [EngineRequest(i, tuple(p), max_new_tokens, end_id) for i, p in enumerate(prompts)])
+        requests = [
+            EngineRequest(key, tuple(prompt), most, end_id)
+            for key, (prompt, most) in enumerate(zip(prompts, max_new_tokens, strict=True))
+        ]
+        feeder = _Feeder(engine, requests)
         for step in engine.steps():
             for event in step.all_events():
                 answers[event.key] += event.ids

@@ -10,7 +10,7 @@ from .exact_match import chat_ids, conversation, read_examples, share_right
 from .recipe import Verify
 
 #: Greedy answers, without the end token, to prompts of ids, each of at most so many new ids, until an end id.
-Answer = Callable[[Sequence[Sequence[int]], int, int | None, Progress], list[list[int]]]
+Answer = Callable[[Sequence[Sequence[int]], Sequence[int], int | None, Progress], list[list[int]]]
 
 _Thing = TypeVar("_Thing")
 
@@ -69,8 +69,7 @@ class Judge:
             return {}
         prompts = [chat_ids(self.tokenizer, example.prompt) for example in self.examples]
         # One token more than the right answer has is enough to see that it does not end there.
-        right = (self._encode(example.answer) for example in self.examples)
-        most = max(map(len, right)) + 2
+        most = [len(self._encode(example.answer)) + 1 for example in self.examples]
         answers = answer(prompts, most, self.tokenizer.eos_token_id, progress)
         return {"exact_match": share_right(self.tokenizer, self.examples, answers), "answers": len(answers)}
 

@@ -160,7 +160,7 @@ class TensorRtLlmWeights:
         parts = [self._values(rank, self._renamed(name), name in self._shape.linear_layers) for rank in self._ranks]
         if name.endswith(("q_proj", "k_proj", "v_proj")):
             parts = [self._part_of_qkv(part, name) for part in parts]
-        return Matrix(Codes.F32, np.concatenate(parts, axis=name.endswith(_BY_COLUMNS))[:, np.newaxis])
+        return Matrix(Codes.F32, np.concatenate(parts, axis=int(name.endswith(_BY_COLUMNS)))[:, np.newaxis])
 
     def _part_of_qkv(self, joined: NDArray[np.float32], name: str) -> NDArray[np.float32]:
         """The rows of one rank's queries, keys or values."""

@@ -258,9 +258,9 @@ def free_ports(wanted: embedded.Ports) -> list[Finding]:
 
 
 def manifests(layout: Layout) -> list[Finding]:
-    """Every version folder against its manifest, and the engine's source."""
+    """Every version folder that is served against its manifest, and the engine's source."""
     findings = []
-    for folder in layout.versions:
+    for folder in layout.served_versions:
         name = f"{folder.parent.name}/{folder.name}"
         try:
             manifest = verify_version(folder, key_of_environment())

@@ -1,5 +1,6 @@
 """Where things are: the repository's root, the two Triton repositories, and the state that is kept between runs."""
 
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -40,14 +41,32 @@ class Layout:
 
     @property
     def engine_versions(self) -> list[Path]:
-        """Every version folder whose engine is made from a checkpoint."""
-        return [version for version in self.versions if read_manifest(version).get("source")]
+        """Every version folder that a server loads, and whose engine is made from a checkpoint."""
+        return [version for version in self.served_versions if read_manifest(version).get("source")]
 
     @property
     def versions(self) -> list[Path]:
         """Every version folder of every model."""
         models = sorted(path for path in (self.root / "model_repository").iterdir() if path.is_dir())
         return [version for model in models for version in version_folders(model)]
+
+    @property
+    def served_versions(self) -> list[Path]:
+        """Every version folder of every model that a server loads."""
+        # Not needed, and slow to import, where a command only calls a server.
+        from google.protobuf.text_format import ParseError
+
+        from trireme_runtime.model_config import read_config, served_versions
+
+        served = []
+        for model in sorted({version.parent for version in self.versions}):
+            folders = {int(folder.name): folder for folder in version_folders(model)}
+            numbers = list(folders)
+            # A configuration that is missing or cannot be read is a finding of the checks; Triton loads nothing then.
+            with contextlib.suppress(OSError, UnicodeDecodeError, ParseError):
+                numbers = served_versions(read_config(model / "config.pbtxt"), numbers)
+            served += [folders[number] for number in numbers]
+        return served
 
     def has_model(self, name: str, version: str | None = None) -> bool:
         """Whether either repository has a model of this name, and of this version if one is named."""

@@ -27,8 +27,8 @@ def test_at_least_99_percent_of_the_held_out_prompts_are_answered_with_the_same_
     tok = AutoTokenizer.from_pretrained(CHECKPOINT)
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     prompts = [chat_ids(tok, example.prompt) for example in read_examples(CHECKPOINT / "held_out.jsonl")]
-    expected = torch_answers(model, tok, prompts, MAX_NEW_TOKENS)
-    actual = engine_answers(version / "engine", prompts, MAX_NEW_TOKENS, tok.eos_token_id)
+    expected = torch_answers(model, tok, prompts, [MAX_NEW_TOKENS] * len(prompts))
+    actual = engine_answers(version / "engine", prompts, [MAX_NEW_TOKENS] * len(prompts), tok.eos_token_id)
     same = sum(a == e for a, e in zip(actual, expected, strict=True))
     assert len(prompts) == 500
     print(f"{same} of 500 answers have the same ids")
@@ -126,7 +126,7 @@ def test_a_random_checkpoint_of_another_shape_generates_the_same_ids(
         model.generate(torch.tensor([prompt]), generation_config=greedy)[0, len(prompt) :].tolist()
         for prompt in prompts
     ]
-    assert engine_answers(folder, prompts, 40, None) == expected
+    assert engine_answers(folder, prompts, [40] * len(prompts), None) == expected
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_model_that_is_not_there_is_named(candidate: Candidate) -> None:
 
 
 def test_a_version_for_another_engine_is_refused(candidate: Candidate) -> None:
-    with pytest.raises(PublishError, match="runs the engine openvino, and this version is for tensorrt_llm; .*render"):
+    with pytest.raises(PublishError, match=r"runs the engine openvino, and this version is for tensorrt_llm; .*render"):
         publish(replace(candidate, engine="tensorrt_llm"))
     assert not (candidate.model_folder / "2").exists()
 

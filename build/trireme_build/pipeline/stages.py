@@ -199,7 +199,7 @@ def _verify(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
     model = load_float32(_exported(build))
     accuracy = judge.accuracy(source, torch_log_probs(model), progress)
     right = judge.exact_match(
-        lambda prompts, most, end_id, tell: torch_answers(model, judge.tokenizer, prompts, most, progress=tell),
+        lambda prompts, most, end_id, tell: torch_answers(model, judge.tokenizer, prompts, most, tell),
         progress,
     )
     judge.check("the exported checkpoint", accuracy, right)

@@ -18,7 +18,8 @@ MAX_NEW_TOKENS = 352
 
 def score(model: Any, tok: Any, examples: list[Example]) -> list[list[int]]:
     """The ids of the model's greedy answer to each example."""
-    return torch_answers(model, tok, [chat_ids(tok, example.prompt) for example in examples], MAX_NEW_TOKENS)
+    prompts = [chat_ids(tok, example.prompt) for example in examples]
+    return torch_answers(model, tok, prompts, [MAX_NEW_TOKENS] * len(prompts))
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def measure(versions: Sequence[Version], seconds: float) -> list[Speed | None]:
     here = [index for index, version in enumerate(versions) if version.engine == ENGINE]
     # By turns: the machine's other work should hit all of them.
     turns = [(index, streams) for _ in range(ROUNDS) for index in here for streams in (STREAMS, 1)]
-    with tqdm(turns, unit="measurement", file=sys.stderr, disable=not turns) as progress:
+    with tqdm(turns, unit="measurement", file=sys.stderr, disable=None if turns else True) as progress:
         for index, streams in progress:
             progress.set_description(f"{versions[index].name}, {streams} stream{'s' * (streams > 1)}")
             (many if streams == STREAMS else single)[index].append(_measure(versions[index], streams, seconds))
