@@ -26,13 +26,16 @@ ALLOWED = {
 
 #: Package -> what it must never import.
 FORBIDDEN = {
-    "trireme_runtime": {"torch", "tensorrt_llm"},
+    "trireme_runtime": {"torch"},
     "trireme_client": {"torch", "transformers", "openvino", "openvino_genai", "requests"},
-    "trireme_build": {"tritonclient"},
+    "trireme_build": {"tritonclient", "tensorrt_llm"},
     "trireme_ops": {"torch"},
 }
 
-ENGINES = {"openvino", "openvino_genai"}
+ENGINES = {"openvino", "openvino_genai", "tensorrt_llm"}
+
+#: Imported in the processes of its adapters only, where it may take the GPU.
+TENSORRT_LLM_FILES = {"tensorrt_llm_package.py", "tensorrt_llm_llmapi_child.py", "tensorrt_llm_executor_child.py"}
 
 
 def files_of(package: str) -> list[Path]:
@@ -65,6 +68,17 @@ def test_only_engine_adapters_import_an_inference_engine() -> None:
     for path in files_of("trireme_runtime"):
         if path.parent.name != "engines":
             assert not {name.split(".")[0] for name in imports_of(path)} & ENGINES, path
+
+
+def test_only_the_processes_of_tensorrt_llm_import_it() -> None:
+    importing = {
+        path.name
+        for path in files_of("trireme_runtime")
+        if "tensorrt_llm" in {name.split(".")[0] for name in imports_of(path)}
+    }
+    assert importing == TENSORRT_LLM_FILES
+    for path in files_of("trireme_runtime"):
+        assert "tensorrt_llm" not in {name.split(".")[0] for name in imports_of(path, top_level_only=True)}, path
 
 
 def test_the_client_needs_nothing_but_tritonclient_grpcio_and_numpy() -> None:

@@ -8,12 +8,18 @@ from pathlib import Path
 from trireme_runtime.contract import LLMAPI_ENGINE_NAMES, SIGNATURES, Tensor
 from trireme_runtime.descriptions import INPUTS, OUTPUTS
 from trireme_runtime.engines.openvino import HONOURS_WITH_VOCABULARY, OpenVinoEngine
+from trireme_runtime.engines.tensorrt_llm_executor import HONOURS_WITH_BEAMS, TensorRtLlmEngine
+from trireme_runtime.engines.tensorrt_llm_llmapi import TensorRtLlm
 from trireme_runtime.requests import CLIENT_NAMES, Treatment, client_name, treatment
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "tensors.md"
 
 #: Engine adapter -> the inputs that it can honour.
-ADAPTERS = {"openvino": OpenVinoEngine.honours | HONOURS_WITH_VOCABULARY}
+ADAPTERS = {
+    "openvino": OpenVinoEngine.honours | HONOURS_WITH_VOCABULARY,
+    "tensorrt_llm": TensorRtLlm.honours,
+    "tensorrt_llm_engine": TensorRtLlmEngine.honours | HONOURS_WITH_BEAMS,
+}
 
 #: What `preprocessing` takes before an engine sees anything.
 _PREPROCESSED = frozenset({"text_input", "messages", "chat_template_kwargs"})

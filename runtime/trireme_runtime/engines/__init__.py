@@ -6,9 +6,11 @@ from pathlib import Path
 from .base import Engine, EngineSettings
 from .null import NullEngine
 from .openvino import OpenVinoEngine
+from .tensorrt_llm_executor import TensorRtLlmEngine
+from .tensorrt_llm_llmapi import TensorRtLlm
 
 _STARTERS: dict[str, Callable[[Path, EngineSettings], Engine]] = {
-    engine.name: engine for engine in (OpenVinoEngine, NullEngine)
+    engine.name: engine for engine in (OpenVinoEngine, TensorRtLlm, TensorRtLlmEngine, NullEngine)
 }
 
 #: The engines that this version of Trireme has an adapter for.

@@ -17,9 +17,6 @@ from .engine_child import receive_step
 #: How often to look whether the child comes on.
 _WATCH_S = 0.1
 
-#: A child that has work, sends nothing and uses no processor time for this long is stopped or waits for ever.
-_STANDSTILL_S = 1.2
-
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -32,6 +29,9 @@ class ChildEngine:
 
     name: str
     honours: frozenset[str]
+    #: A child that has work, sends nothing and uses no processor time for this long is stopped or waits for ever;
+    #: infinite for an engine that computes elsewhere than on the processor.
+    standstill_s = 1.2
 
     def __init__(self, module: str, folder: Path, settings: EngineSettings) -> None:
         self._hang_timeout_s = settings.hang_timeout_s
@@ -129,7 +129,7 @@ class ChildEngine:
             silent_s = now - max(waiting_since, self._busy_since)
             if silent_s > self._hang_timeout_s:
                 self._kill(f"it made no progress for {silent_s:.1f} s")
-            elif min(silent_s, now - used_since) > _STANDSTILL_S:
+            elif min(silent_s, now - used_since) > self.standstill_s:
                 self._kill(f"it stood still for {min(silent_s, now - used_since):.1f} s")
 
     def _kill(self, why: str) -> None:

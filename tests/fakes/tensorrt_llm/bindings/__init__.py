@@ -1,0 +1,5 @@
+"""tensorrt_llm.bindings: the compiled module."""
+
+from . import executor
+
+__all__ = ["executor"]
