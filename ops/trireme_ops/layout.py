@@ -11,6 +11,9 @@ from trireme_runtime.manifest import read_manifest
 
 from .errors import OperatorError
 
+#: The engine of versions whose manifest names none.
+DEFAULT_ENGINE = "openvino"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -41,8 +44,12 @@ class Layout:
 
     @property
     def engine_versions(self) -> list[Path]:
-        """Every version folder that a server loads, and whose engine is made from a checkpoint."""
-        return [version for version in self.served_versions if read_manifest(version).get("source")]
+        """Every version folder that a server loads, and whose engine is made from a checkpoint at the first serve."""
+        return [
+            version
+            for version in self.served_versions
+            if read_manifest(version).get("source") and engine_of(version) == DEFAULT_ENGINE
+        ]
 
     @property
     def versions(self) -> list[Path]:
@@ -90,6 +97,11 @@ class Layout:
             key = secrets.token_urlsafe(32)
             file.write(key + "\n")
         return key
+
+
+def engine_of(version: Path) -> str:
+    """The engine adapter that a version of an engine model is for. Raises ManifestError if it has no manifest."""
+    return str(read_manifest(version).get("engine", DEFAULT_ENGINE))
 
 
 def version_folders(model: Path) -> list[Path]:
