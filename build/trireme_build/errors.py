@@ -5,6 +5,7 @@ BuildError
     RecipeError       a recipe that says what cannot be
     AccuracyError     a build that is farther from its source than its recipe allows
     PublishError      a version that cannot be published where it should go
+    TargetError       a target that no engine can be built for
     MissingTool       something that a stage needs is not installed, or not on this machine
 """
 
@@ -31,3 +32,7 @@ class PublishError(BuildError):
 
 class MissingTool(BuildError):
     """Something that a stage needs is not installed, or not on this machine; the message says what to do."""
+
+
+class TargetError(BuildError):
+    """A target that no engine can be built for; the message names the key, the value and the limit."""
