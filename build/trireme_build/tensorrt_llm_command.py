@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from trireme_runtime.engines.tensorrt_llm_folder import needed_sm
+from trireme_runtime.engines.tensorrt_llm_folder import unsuitable
 
 from .errors import TargetError
 
@@ -66,12 +66,13 @@ class TensorRtLlmTarget:
 
 
 def check(target: TensorRtLlmTarget, quantization: str) -> None:
-    """Raise TargetError for an unknown quantization, or one that the target's GPU has no tensor cores for."""
+    """Raise TargetError for an unknown quantization, or one that the target's GPU cannot compute."""
     if quantization not in QUANTIZATIONS:
         raise TargetError(f"quantization is {quantization!r}; known are {', '.join(QUANTIZATIONS)}")
-    needed, _ = needed_sm(*QUANTIZATIONS[quantization])
-    if target.sm < needed:
-        raise TargetError(f"target: sm is {target.sm}; {quantization} needs {needed} or above")
+    for quant_algo in QUANTIZATIONS[quantization]:
+        reason = unsuitable(quant_algo, target.sm)
+        if reason is not None:
+            raise TargetError(f"target: quantization is {quantization}: {reason}")
 
 
 def build_command(
@@ -96,7 +97,8 @@ def build_command(
         *("--remove_input_padding", "enable"),
         *("--use_paged_context_fmha", "enable"),
         *("--context_fmha", "enable"),
-        # Attention in FP8 reads keys and values in FP8.
+        # Upstream's `build` (tensorrt_llm/builder.py) joins the two: over paged context, attention in FP8 goes with an
+        # FP8 KV cache, and neither without the other.
         *("--use_fp8_context_fmha", "enable" if kv_cache == "FP8" else "disable"),
         *_gemm_plugin(quantization),
         # Kernels for several sizes of step, not for the largest alone.
@@ -105,7 +107,7 @@ def build_command(
 
 
 def _gemm_plugin(quantization: str) -> tuple[str, ...]:
-    """cuBLASLt for products in 16 bits, TensorRT's own kernels for FP8; NVFP4 brings a plugin if none is named."""
+    """cuBLASLt for products in 16 bits, TensorRT's own kernels for FP8. NVFP4 takes its own plugin if none is named."""
     if quantization == "nvfp4":
         return ()
     return ("--gemm_plugin", "disable" if quantization.startswith("fp8") else "auto")

@@ -99,8 +99,7 @@ def _copy_version(layout: Layout, version: Path, target: Path, staging: Path) ->
     if (version / "manifest.json").is_file():
         source = verify_manifest(version).get("source")
         # The engine is made from it there. One that lies in the checkout is named relative to its root: it comes along.
-        made_there = source and engine_of(version) == DEFAULT_ENGINE
-        checkpoint = Path(source["checkpoint"]) if made_there else None
+        checkpoint = Path(source["checkpoint"]) if source and engine_of(version) == DEFAULT_ENGINE else None
         if checkpoint is not None and not checkpoint.is_absolute() and not (staging / checkpoint).exists():
             shutil.copytree(layout.root / checkpoint, staging / checkpoint, ignore=_ignored)
     shutil.copytree(version, target, ignore=_ignored)

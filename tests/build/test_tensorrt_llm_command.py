@@ -24,7 +24,8 @@ from trireme_runtime.engines.tensorrt_llm_folder import read_engine_folder
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3"
 SIZES: dict[str, Any] = {"max_batch_size": 16, "max_input_len": 256, "max_seq_len": 512, "max_num_tokens": 4096}
-TARGET = TensorRtLlmTarget(IMAGE, 100, **SIZES, max_beam_width=2)
+#: An SM that can compute every format.
+TARGET = TensorRtLlmTarget(IMAGE, 120, **SIZES, max_beam_width=2)
 
 
 def executable(path: Path, text: str) -> Path:
@@ -114,8 +115,10 @@ def test_a_format_needs_a_gpu_that_has_it(quantization: str, sm: int) -> None:
     build_command(Path("c"), Path("o"), TensorRtLlmTarget(IMAGE, sm, **SIZES), quantization)
     older = TensorRtLlmTarget(IMAGE, sm - 1, **SIZES)
     for command in (build_command, container_command):
-        with pytest.raises(TargetError, match=f"target: sm is {sm - 1}; {quantization} needs {sm} or above"):
+        with pytest.raises(TargetError, match=f"target: quantization is {quantization}: it needs SM {sm} or above"):
             command(Path("c"), Path("o"), older, quantization)
+    with pytest.raises(TargetError, match="int4_awq: SM 100 to 119 have no engines with it"):
+        build_command(Path("c"), Path("o"), TensorRtLlmTarget(IMAGE, 103, **SIZES), "int4_awq")
     with pytest.raises(TargetError, match="quantization is 'fp5'; known are none, fp8"):
         build_command(Path("c"), Path("o"), TARGET, "fp5")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine_folders import CONFIG, PLAN, config_with, write_engine_folder
-from trireme_runtime.engines.tensorrt_llm_folder import EngineFolder, EngineFolderError, needed_sm, read_engine_folder
+from trireme_runtime.engines.tensorrt_llm_folder import EngineFolder, EngineFolderError, read_engine_folder, unsuitable
 
 
 def test_a_folder_says_what_it_was_built_for(tmp_path: Path) -> None:
@@ -112,15 +112,21 @@ def test_a_missing_plan_and_plans_of_two_versions_are_refused(tmp_path: Path) ->
         ("W4A8_AWQ", None, 89),
         ("NVFP4", "FP8", 100),
         ("FP8", "NVFP4", 100),
-        ("W4A16_AWQ", "INT8", 0),
-        (None, None, 0),
     ],
 )
 def test_a_format_needs_its_tensor_cores(tmp_path: Path, weights: str | None, kv_cache: str | None, sm: int) -> None:
-    assert needed_sm(weights, kv_cache)[0] == sm
     quantization = {"quant_algo": weights, "kv_cache_quant_algo": kv_cache}
     folder = write_engine_folder(tmp_path, config_with(pretrained_config__quantization=quantization))
-    assert read_engine_folder(folder, max(sm, 80)).quant_algo == weights
-    if sm:
-        with pytest.raises(EngineFolderError, match=f"it needs SM {sm} or above, and the target is SM {sm - 1}"):
-            read_engine_folder(folder, sm - 1)
+    assert read_engine_folder(folder).quant_algo == weights
+    assert read_engine_folder(folder, sm).kv_cache_quant_algo == kv_cache
+    with pytest.raises(EngineFolderError, match=f"it needs SM {sm} or above, and the target is SM {sm - 1}"):
+        read_engine_folder(folder, sm - 1)
+
+
+@pytest.mark.parametrize("weights", ["W4A16_AWQ", "W8A8_SQ_PER_CHANNEL", "FP8_PER_CHANNEL_PER_TOKEN"])
+def test_data_centre_blackwell_has_no_engines_with_integers(weights: str) -> None:
+    assert unsuitable(weights, 90) is None
+    assert unsuitable(weights, 100) == "SM 100 to 119 have no engines with it, and the target is SM 100"
+    assert unsuitable(weights, 120) is None
+    assert unsuitable("W4A16_MXFP4", 100) is None
+    assert unsuitable(None, 100) is None

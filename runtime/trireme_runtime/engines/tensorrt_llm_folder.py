@@ -50,6 +50,20 @@ KV_CACHE_QUANT_ALGOS = ("FP8", "INT8", "NVFP4")
 FP8_SM = 89
 NVFP4_SM = 100
 
+#: GPUs on which upstream builds no engine with these (`build` in its tensorrt_llm/builder.py).
+NO_INTEGERS_SM = range(100, 120)
+_INTEGERS = (
+    "W8A16",
+    "W4A16",
+    "W4A16_AWQ",
+    "W4A8_AWQ",
+    "W8A16_GPTQ",
+    "W4A16_GPTQ",
+    *(name for name in QUANT_ALGOS if name.startswith("W8A8_SQ_")),
+    "FP8_PER_CHANNEL_PER_TOKEN",
+    "INT8",
+)
+
 _KEYS = {"version", "pretrained_config", "build_config"}
 _VERSION = re.compile(r"(\d+)\.(\d+)\.\w[\w.+-]*")
 _PLAN = re.compile(r"rank(\d+)\.engine")
@@ -88,14 +102,17 @@ class EngineFolder:
     size_bytes: int
 
 
-def needed_sm(quant_algo: str | None, kv_cache_quant_algo: str | None) -> tuple[int, str]:
-    """The lowest SM that can compute these formats, and which of them asks for it; (0, "") where any can."""
-    formats = [name for name in (quant_algo, kv_cache_quant_algo) if name]
-    for sm, needs in ((NVFP4_SM, ("NVFP4",)), (FP8_SM, ("FP8", "W4A8_AWQ"))):
-        for name in formats:
-            if any(needed in name for needed in needs):
-                return sm, name
-    return 0, ""
+def unsuitable(quant_algo: str | None, sm: int) -> str | None:
+    """Why a GPU of compute capability `sm` cannot compute weights or a KV cache in this format; None where it can."""
+    if quant_algo is None:
+        return None
+    if "NVFP4" in quant_algo and sm < NVFP4_SM:
+        return f"it needs SM {NVFP4_SM} or above, and the target is SM {sm}"
+    if ("FP8" in quant_algo or quant_algo == "W4A8_AWQ") and sm < FP8_SM:
+        return f"it needs SM {FP8_SM} or above, and the target is SM {sm}"
+    if quant_algo in _INTEGERS and sm in NO_INTEGERS_SM:
+        return f"SM {NO_INTEGERS_SM[0]} to {NO_INTEGERS_SM[-1]} have no engines with it, and the target is SM {sm}"
+    return None
 
 
 class _Reader:
@@ -219,10 +236,11 @@ def read_engine_folder(folder: Path, sm: int | None = None) -> EngineFolder:
     quantization = model.inner("quantization")
     quant_algo = quantization.one_of_or_none("quant_algo", QUANT_ALGOS)
     kv_cache_quant_algo = quantization.one_of_or_none("kv_cache_quant_algo", KV_CACHE_QUANT_ALGOS)
-    needed, by = needed_sm(quant_algo, kv_cache_quant_algo)
-    if sm is not None and sm < needed:
-        key = "quant_algo" if by == quant_algo else "kv_cache_quant_algo"
-        raise quantization.fail(key, f"it needs SM {needed} or above, and the target is SM {sm}")
+    if sm is not None:
+        for key, value in (("quant_algo", quant_algo), ("kv_cache_quant_algo", kv_cache_quant_algo)):
+            reason = unsuitable(value, sm)
+            if reason is not None:
+                raise quantization.fail(key, reason)
     mapping = model.inner("mapping")
     world_size = mapping.whole("tp_size") * mapping.whole("pp_size", 1) * mapping.whole("cp_size", 1)
     max_input_len, max_seq_len = build.whole("max_input_len"), build.whole("max_seq_len")
