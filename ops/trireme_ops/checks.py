@@ -20,7 +20,7 @@ from trireme_runtime.versions import key_of_environment, verify_version
 
 from . import embedded, ports, processes
 from .errors import OperatorError
-from .layout import Layout, version_folders
+from .layout import DEFAULT_ENGINE, Layout, engine_of, version_folders
 
 MEBIBYTE = 1 << 20
 MIN_SHM_BYTES = 64 * MEBIBYTE
@@ -265,7 +265,7 @@ def manifests(layout: Layout) -> list[Finding]:
         try:
             manifest = verify_version(folder, key_of_environment())
             detail = f"{len(manifest['files'])} files as the manifest says"
-            source = manifest.get("source")
+            source = manifest.get("source") if engine_of(folder) == DEFAULT_ENGINE else None
             if source and not (folder / "engine").is_dir():
                 detail += "; the engine is made at the first serve"
             elif source and read_manifest(folder / "engine").get("source") != source:

@@ -20,7 +20,7 @@ from trireme_runtime.manifest import ManifestError, read_manifest, write_manifes
 from trireme_runtime.settings import FLAGS, NUMBERS, WHOLE_NUMBERS
 
 from .errors import OperatorError
-from .layout import Layout
+from .layout import DEFAULT_ENGINE, Layout
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,8 +106,10 @@ def model_names(family: str) -> list[str]:
 def add_family(layout: Layout, spec: FamilySpec) -> None:
     """Make the models and ensembles of a family, whole or not at all. The engine itself is made at the next serve.
 
-    Raises OperatorError for a name that is taken, and for a checkpoint that cannot be served.
+    Raises OperatorError for a name that is taken, for a checkpoint that cannot be served, and in a root that was
+    rendered for another engine.
     """
+    _check_engine(layout)
     taken = {path.name.lower(): path for repository in layout.repositories for path in repository.iterdir()}
     for name in model_names(spec.name):
         if name in taken:
@@ -127,6 +129,17 @@ def add_family(layout: Layout, spec: FamilySpec) -> None:
             else:
                 (version / ".gitkeep").touch()
         _move_in(layout, staging)
+
+
+def _check_engine(layout: Layout) -> None:
+    path = layout.root / "model_repository" / "tensorrt_llm" / "config.pbtxt"
+    config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    engine = config.parameters["engine"].string_value
+    if engine != DEFAULT_ENGINE:
+        raise OperatorError(
+            f"{layout.root} is for the engine {engine}, and a checkpoint is made into one for {DEFAULT_ENGINE}; "
+            "add the LLM to the checkout, and render that"
+        )
 
 
 def remove_family(layout: Layout, name: str) -> None:

@@ -11,9 +11,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from raw import ask, connected
-from support import ROOT, TRIREME, start_server, stop_server
+from support import CHECKPOINT, ROOT, TRIREME, start_server, stop_server
 from trireme_ops import profiles, render
 from trireme_ops.errors import OperatorError
+from trireme_ops.family import FamilySpec, add_family
 from trireme_ops.layout import Layout
 from trireme_runtime.engines import ENGINE_NAMES
 from trireme_runtime.manifest import read_manifest, verify_manifest, write_manifest
@@ -167,6 +168,12 @@ def test_an_out_that_holds_something_is_refused(tmp_path: Path, content: str) ->
     assert done.returncode == 1
     assert done.stderr.strip() == f"trireme: {out} is there and not empty; name a folder that is not"
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing is left behind"
+
+
+def test_no_llm_is_added_to_a_gpu_root(checkout: Layout, tmp_path: Path) -> None:
+    render.render(checkout, "trtllm", tmp_path / "out")
+    with pytest.raises(OperatorError, match=r"is for the engine tensorrt_llm.*add the LLM to the checkout"):
+        add_family(Layout(tmp_path / "out"), FamilySpec("more", CHECKPOINT))
 
 
 def test_an_empty_out_is_taken_and_one_inside_a_repository_refused(checkout: Layout, tmp_path: Path) -> None:
