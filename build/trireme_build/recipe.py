@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import RecipeError
 from .matrices import WeightFormat
 from .quantization import Quantization
-from .tensorrt_llm_command import TensorRtLlmTarget
+from .tensorrt_llm_command import TensorRtLlmTarget, check
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,6 +128,8 @@ class CompileEngine(_Table):
     max_seq_len: _Count
     max_num_tokens: _Count
     max_beam_width: _Count = 1
+    tokens_per_block: _Count = 32
+    workers: _Count = 1
 
     @property
     def target(self) -> TensorRtLlmTarget:
@@ -168,7 +170,12 @@ class Recipe(_Table):
         if isinstance(self.compile, CompileEngine):
             if "tensorrt_llm" not in self.exported.formats:
                 raise ValueError("export.formats has no 'tensorrt_llm'; the engine tensorrt_llm_engine needs it")
-            _ = self.compile.target
+            if self.exported.tensor_parallel > 1:
+                raise ValueError(
+                    f"export.tensor_parallel is {self.exported.tensor_parallel}; the engine tensorrt_llm_engine is "
+                    "served by one rank"
+                )
+            check(self.compile.target, self.quantize.to.value)
         needed = self.quantize.to.lowest_sm
         if self.compile.sm < needed:
             raise ValueError(f"compile.sm is {self.compile.sm}; {self.quantize.to.value} runs from SM {needed} on")

@@ -6,17 +6,19 @@ runs in NVIDIA's container, or where this package itself runs in there, as it is
 """
 
 import os
+import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from trireme_runtime.engines.tensorrt_llm_folder import unsuitable
+from trireme_runtime.engines.tensorrt_llm_folder import EngineFolderError, read_engine_folder, unsuitable
 
-from .errors import TargetError
+from .errors import BuildError, MissingTool, TargetError
 
-#: How a checkpoint is quantized, as `trireme_build.quantize` names it -> upstream's names for weights and KV cache.
+#: How a checkpoint is quantized, a `Quantization`'s value -> upstream's names for weights and KV cache.
 QUANTIZATIONS: dict[str, tuple[str | None, str | None]] = {
-    "none": (None, None),
+    "bf16": (None, None),
     "fp8": ("FP8", None),
     "fp8_kv": ("FP8", "FP8"),
     "nvfp4": ("NVFP4", None),
@@ -155,3 +157,31 @@ def missing_for_gpu(dev: Path = Path("/dev")) -> list[str]:
     if not (dev / "nvidia0").exists() and not shutil.which("nvidia-smi"):
         missing.append(f"there is no NVIDIA GPU: neither {dev / 'nvidia0'} nor nvidia-smi")
     return missing
+
+
+def compile_engine(checkpoint: Path, out: Path, target: TensorRtLlmTarget, quantization: str, log: Path) -> None:
+    """Run `command_here`, its output into the file `log`, and look at what it wrote into the new folder `out`.
+
+    Raises MissingTool, naming what is ready and what to type elsewhere, on a machine that cannot run it; BuildError
+    with the end of the log if it fails, or if what it wrote is no engine for the target.
+    """
+    command = command_here(checkpoint, out, target, quantization)
+    missing = missing_for_gpu()
+    if missing:
+        raise MissingTool(
+            f"no engine can be compiled here: {'; '.join(missing)}. The TensorRT-LLM checkpoint is ready at "
+            f"{checkpoint}. Build the same recipe on a machine with the GPU, over the same folder: what is done is not "
+            f"done again. It will run:\n  {shlex.join(command)}"
+        )
+    out.mkdir()
+    with log.open("wb") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+        raise BuildError(
+            f"{shlex.join(command)}\nended with status {done.returncode} (all of it in {log}):\n" + "\n".join(end)
+        )
+    try:
+        read_engine_folder(out, target.sm)
+    except EngineFolderError as error:
+        raise BuildError(f"trtllm-build wrote what is no engine for SM {target.sm}: {error}") from error

@@ -91,6 +91,14 @@ def test_an_engine_recipe_names_its_target(tmp_path: Path) -> None:
             "compile.sm is 90; nvfp4 runs from SM 100 on",
         ),
         ({"compile": GPU}, "export.formats has no 'tensorrt_llm'"),
+        (
+            {"export": 'formats = ["huggingface", "tensorrt_llm"]\ntensor_parallel = 2', "compile": GPU},
+            "export.tensor_parallel is 2; the engine tensorrt_llm_engine is served by one rank",
+        ),
+        (
+            {"export": 'formats = ["huggingface", "tensorrt_llm"]', "compile": GPU.replace("512", "4096")},
+            "max_input_len is 4096; at most max_seq_len, 1024, is allowed",
+        ),
         ({"publish": 'model = "preprocessing"'}, "publish.model is 'preprocessing'"),
     ],
 )

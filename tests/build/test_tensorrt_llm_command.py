@@ -85,7 +85,7 @@ def test_plugins_suit_the_quantization() -> None:
         command = build_command(Path("c"), Path("o"), TARGET, quantization)
         return value_of(command, "--gemm_plugin"), value_of(command, "--use_fp8_context_fmha")
 
-    assert flags("none") == ("auto", "disable")
+    assert flags("bf16") == ("auto", "disable")
     assert flags("fp8") == ("disable", "disable")
     assert flags("fp8_kv") == ("disable", "enable")
     assert flags("nvfp4") == (None, "disable")
@@ -119,7 +119,7 @@ def test_a_format_needs_a_gpu_that_has_it(quantization: str, sm: int) -> None:
             command(Path("c"), Path("o"), older, quantization)
     with pytest.raises(TargetError, match="int4_awq: SM 100 to 119 have no engines with it"):
         build_command(Path("c"), Path("o"), TensorRtLlmTarget(IMAGE, 103, **SIZES), "int4_awq")
-    with pytest.raises(TargetError, match="quantization is 'fp5'; known are none, fp8"):
+    with pytest.raises(TargetError, match="quantization is 'fp5'; known are bf16, fp8"):
         build_command(Path("c"), Path("o"), TARGET, "fp5")
 
 

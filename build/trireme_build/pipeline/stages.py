@@ -1,6 +1,7 @@
 """The stages of `trireme build`: inspect, quantize, export, verify, compile, evaluate, publish."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..checkpoint import DecoderShape, read_config
 from ..engine_folder import CPU_TARGET, OPENVINO_TOOLS, source_of, write_engine
-from ..errors import CheckpointError, MissingTool
+from ..errors import CheckpointError, MissingTool, RecipeError
 from ..inspection import inspect_checkpoint
 from ..judging import Judge, describe
 from ..publish import Candidate, check_target, publish
@@ -358,4 +359,13 @@ STAGES = (
 
 
 def print_command(build: Build) -> str:
-    raise NotImplementedError
+    """How trtllm-build would be called on this machine. Raises RecipeError for a recipe that does not compile so."""
+    from ..tensorrt_llm_command import command_here
+
+    table = build.recipe.compile
+    if not isinstance(table, CompileEngine):
+        raise RecipeError(
+            f"{build.recipe.name}: compile.engine is {table.engine}; only tensorrt_llm_engine is compiled"
+        )
+    checkpoint, engine = build.folder_of("export") / "tensorrt_llm", build.folder_of("compile") / "engine"
+    return shlex.join(command_here(checkpoint, engine, table.target, _table(build).to.value))

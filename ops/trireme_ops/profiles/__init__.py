@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
+
+from trireme_runtime.model_config import read_config
 
 from ..errors import OperatorError
 
@@ -31,7 +32,7 @@ def base_name(model: str) -> str:
 def parse(path: Path) -> Any:
     """A text ModelConfig. Raises OperatorError naming the file for an unknown field or a value that does not fit."""
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        return read_config(path)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise OperatorError(f"{path}: {error}") from error
 
