@@ -8,10 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from support import CHECKPOINT, ROOT, start_server, stop_server
+from trireme_build.checkpoint import DecoderShape, read_config
+from trireme_build.errors import CheckpointError
+from trireme_build.export import export_tensorrt_llm
+from trireme_build.publish import make_writable
+from trireme_build.quantization import Quantization
 from trireme_build.random_checkpoint import Dimensions, write_checkpoint
+from trireme_build.tensorrt_llm_checkpoint import TensorRtLlmWeights
 from trireme_client import Client
 from trireme_ops.bench.root import copy_repositories
 from trireme_ops.layout import Layout
@@ -85,35 +93,35 @@ def states(root: Path, name: str) -> list[tuple[str, str]]:
 
 
 def test_what_the_quantizer_wrote_is_served_and_answers(root: Path, tmp_path: Path) -> None:
-    """FP8, NVFP4 and INT8 become versions 2, 3 and 4; each is asked through the ensemble."""
+    """FP8, NVFP4 and INT8 become versions 2, 3 and 4; each is asked through the ensemble, the newest first."""
     names = ("reference-fp8", "reference-nvfp4", "reference-int8")
-    for number, name in enumerate(names, 2):
-        done = build(root, RECIPES / f"{name}.toml")
-        assert done.returncode == 0, done.stderr
-        version = root / "model_repository" / "tensorrt_llm" / str(number)
-        manifest = verify_manifest(version)
-        assert manifest["recipe"] == name
+    done = build(root, *(shortened(tmp_path, RECIPES / f"{name}.toml") for name in names))
+    assert done.returncode == 0, done.stderr
+    model = root / "model_repository" / "tensorrt_llm"
+    for number, codes in ((4, "int8"), (3, "f4e2m1"), (2, "f8e4m3")):
+        manifest = verify_manifest(model / str(number))
+        assert manifest["recipe"] == names[number - 2]
         assert manifest["accuracy"]["exact_match"]["all"] >= 0.95
-        assert manifest["build"]["recipe"]["source"]["checkpoint"] == str(
-            RECIPES / ".." / "checkpoints" / CHECKPOINT.name
-        )
-        log = tmp_path / name
-        log.mkdir()
-        server = start_server(log, env={"TRIREME_ROOT": str(root)})
+        assert manifest["made_from"]["checkpoint"] == str(CHECKPOINT)
+        assert codes in manifest["arithmetic"]
+        (tmp_path / str(number)).mkdir()
+        server = start_server(tmp_path / str(number), env={"TRIREME_ROOT": str(root)})
         try:
             with Client(server.grpc, timeout_s=60) as client:
-                answers = {
-                    n: client.generate(messages=[{"role": "user", "content": n}], max_tokens=32).text for n in ASKED
-                }
+                answers = {prompt: ask(client, prompt) for prompt in ASKED}
                 assert sum(answers[prompt] == right for prompt, right in ASKED.items()) >= len(ASKED) - 1, answers
-                assert server.metric("trireme_generated_tokens_total", version=str(number)) > 0
+            assert server.metric("trireme_generated_tokens_total", version=str(number)) > 0
         finally:
             stop_server(server)
-    arithmetic = [
-        verify_manifest(root / "model_repository" / "tensorrt_llm" / n)["arithmetic"] for n in ("2", "3", "4")
-    ]
-    for codes, words in zip(("f8e4m3", "f4e2m1", "int8"), arithmetic, strict=True):
-        assert codes in words
+        make_writable(model / str(number))
+        shutil.rmtree(model / str(number))
+
+
+def shortened(folder: Path, original: Path) -> Path:
+    """A committed recipe that asks fewer prompts."""
+    text = original.read_text().replace('"../checkpoints', f'"{original.parent.parent}/checkpoints')
+    (folder / original.name).write_text(text.replace("[verify]", "[verify]\nmax_answers = 24"))
+    return folder / original.name
 
 
 def ask(client: Client, prompt: str) -> str:
@@ -160,20 +168,49 @@ def test_a_build_that_misses_a_limit_is_not_published(root: Path, tmp_path: Path
     assert [p.name for p in (root / "model_repository" / "tensorrt_llm").iterdir() if p.is_dir()] == ["1"]
 
 
-@pytest.mark.parametrize("to", ["bf16", "fp8_kv", "nvfp4", "int8_sq"])
-def test_ranks_put_together_are_the_model(root: Path, tmp_path: Path, small: Path, to: str) -> None:
+def test_ranks_put_together_are_the_model(root: Path, tmp_path: Path) -> None:
     """verify reads the TensorRT-LLM checkpoint of two ranks back and compares it as a whole."""
-    path = recipe(tmp_path, small, to=to, tensor_parallel=2)
-    if to == "bf16":
-        text = path.read_text().replace('texts = "texts.txt"\nblocks = 2\nlength = 32\n', "", 1)
-        path.write_text(text)
-    done = build(root, path)
+    checkpoint = tmp_path / "checkpoint"
+    dimensions = Dimensions(hidden=256, intermediate=512, layers=1)
+    write_checkpoint(checkpoint, load_tokenizer(CHECKPOINT), dimensions=dimensions)
+    kinds = [quantization.value for quantization in Quantization]
+    recipes = [recipe(tmp_path, checkpoint, kind, to=kind, tensor_parallel=2) for kind in kinds]
+    uncalibrated = recipes[kinds.index("bf16")]
+    uncalibrated.write_text(uncalibrated.read_text().replace('texts = "texts.txt"\nblocks = 2\nlength = 32\n', "", 1))
+    done = build(root, *recipes)
     assert done.returncode == 0, done.stderr
-    work = root / ".trireme" / "builds" / "mine"
-    result = json.loads((work / "verify" / "manifest.json").read_text())["result"]
-    whole, ranks = result["accuracy"], result["tensorrt_llm_accuracy"]
-    assert ranks["kl"] == pytest.approx(whole["kl"], rel=0.2, abs=1e-4)
-    assert (work / "export" / "tensorrt_llm" / "rank1.safetensors").is_file()
+    for kind in kinds:
+        work = root / ".trireme" / "builds" / kind
+        result = json.loads((work / "verify" / "manifest.json").read_text())["result"]
+        whole, ranks = result["accuracy"], result["tensorrt_llm_accuracy"]
+        print(kind, whole["kl"], ranks["kl"])
+        assert ranks["kl"] == pytest.approx(whole["kl"], rel=0.2, abs=1e-4), kind
+        assert (work / "export" / "tensorrt_llm" / "rank1.safetensors").is_file()
+
+
+@pytest.mark.parametrize("damage", ["rotary_base", "rotary_scaling", "rank", "dtype", "vocab_size"])
+def test_damage_to_a_tensorrt_llm_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    """Theta and scaling get lost where another release of transformers exports."""
+    shape = DecoderShape.from_config(read_config(CHECKPOINT))
+    export_tensorrt_llm(CHECKPOINT, CHECKPOINT, tmp_path / "out", 2)
+    TensorRtLlmWeights(tmp_path / "out", shape)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    if damage == "rank":
+        (tmp_path / "out" / "rank1.safetensors").unlink()
+        words = r"holds rank0\.safetensors; config\.json says"
+    elif damage == "dtype":
+        rank = tmp_path / "out" / "rank1.safetensors"
+        name = "transformer.layers.2.mlp.fc.weight"
+        tensors = load_file(rank)
+        save_file({**tensors, name: tensors[name].astype(np.int8)}, rank)
+        words = rf"rank1\.safetensors: {name} is I8"
+    else:
+        config |= {"rotary_base": 20_000.0, "rotary_scaling": {"type": "linear", "factor": 2.0}, "vocab_size": 9}
+        wrong = json.loads((tmp_path / "out" / "config.json").read_text()) | {damage: config[damage]}
+        (tmp_path / "out" / "config.json").write_text(json.dumps(wrong))
+        words = rf"config\.json: {damage} is "
+    with pytest.raises(CheckpointError, match=words):
+        TensorRtLlmWeights(tmp_path / "out", shape)
 
 
 def test_a_kill_at_any_stage_leaves_no_version_or_a_whole_one(root: Path, tmp_path: Path, small: Path) -> None:

@@ -101,7 +101,7 @@ def answers(checkpoint: Path, engine: Path) -> list[list[int]]:
     engine.mkdir()
     convert_checkpoint(checkpoint, engine)
     shutil.copyfile(checkpoint / "config.json", engine / "config.json")
-    return engine_answers(engine, PROMPTS, 24, None)
+    return engine_answers(engine, PROMPTS, [24] * len(PROMPTS), None)
 
 
 @pytest.mark.parametrize("algorithm", ["FP8", "NVFP4", "W4A16_AWQ", "W8A8_SQ_PER_CHANNEL"])
