@@ -1,6 +1,5 @@
 """Writes what a calibrated checkpoint is served from, with nvidia-modelopt. Needs the extra `build`."""
 
-import gc
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from .checkpoint import DecoderShape, read_config
 from .errors import CheckpointError
+from .memory import release
 from .quantize import load_bfloat16, load_source, quietly
 from .tokenizer_folder import TOKENIZER_FILES
 
@@ -44,6 +44,8 @@ def export_huggingface(folder: Path, checkpoint: Path, out: Path) -> None:
             model.save_pretrained(out)
         else:
             export_hf_checkpoint(model, dtype=torch.bfloat16, export_dir=out)
+    del model
+    release()
     for name in (*TOKENIZER_FILES, "generation_config.json"):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, out / name)
@@ -76,4 +78,4 @@ def export_tensorrt_llm(folder: Path, checkpoint: Path, out: Path, tensor_parall
             model, _DECODERS[shape.family], torch.bfloat16, out, inference_tensor_parallel=tensor_parallel
         )
     del model
-    gc.collect()
+    release()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import DecoderShape, Tensors, check_weights, read_config
+from .checkpoint import DecoderShape, Tensors, check_weights, read_config, weight_files
 from .errors import CheckpointError
+from .memory import return_large_blocks
 from .quantization import Quantization
 
 #: What modelopt calls the configurations.
@@ -27,6 +28,10 @@ _CONFIGS = {
     Quantization.INT4_AWQ: "INT4_AWQ_CFG",
     Quantization.INT8_SQ: "INT8_SMOOTHQUANT_CFG",
 }
+
+
+#: In bytes.
+_SMALLEST_SHARD = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,11 @@ def calibrate(
         with torch.no_grad():
             mtq.quantize(model, config, run)
         mto.enable_huggingface_checkpointing()
-        model.save_pretrained(out)
+        # What is mapped of a file is let go when nothing of it is in use: in many files, that is soon.
+        size = sum(path.stat().st_size for path in weight_files(checkpoint))
+        model.save_pretrained(out, max_shard_size=max(_SMALLEST_SHARD, size // 16))
+    # modelopt, imported here for the first time, keeps this frame.
+    del model
 
 
 def load_source(checkpoint: Path) -> tuple[Any, Any, DecoderShape]:
@@ -98,11 +107,16 @@ def load_bfloat16(folder: Path, shape: DecoderShape) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    return_large_blocks()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     shape.rope.write_to(config)
     model = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
     )
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim < 2:
+            # The matrices are mapped from their file; these would keep it mapped when the matrices are gone.
+            tensor.data = tensor.data.clone()
     return model.eval()
 
 

@@ -1,9 +1,6 @@
 """One build: its recipe, its folder, and the stages that have been done in it."""
 
-import contextlib
-import ctypes
 import fcntl
-import gc
 import hashlib
 import json
 import shutil
@@ -19,6 +16,7 @@ from typing import Any
 from trireme_runtime.manifest import ManifestError, verify_manifest, write_manifest
 
 from ..errors import BuildError
+from ..memory import forget_peak, peak_rss, release
 from ..recipe import Recipe
 
 #: Told how many of so many steps of a stage are done.
@@ -96,7 +94,8 @@ def _carry_out(build: Build, stage: Stage, say: Callable[[str], None]) -> None:
     staging = build.folder / f"{stage.name}.staging"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    _forget_peak()
+    release()
+    forget_peak()
     try:
         with _bar(label) as progress:
             result = stage.run(build, staging, progress)
@@ -168,20 +167,3 @@ def _note(build: Build, stage: Stage, state: str, **values: Any) -> None:
     line = {"time": now, "recipe": build.recipe.name, "stage": stage.name, "state": state, **values}
     with (build.folder / "build.log").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-
-
-def _forget_peak() -> None:
-    """Give freed memory back, and have the kernel measure the peak anew."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_rss() -> int:
-    """The most memory that this process held since `_forget_peak`, in bytes; files that it has mapped are in it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    return 0
