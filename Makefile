@@ -1,4 +1,4 @@
-.PHONY: bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -81,6 +81,12 @@ bench-functions: setup-dev ## Detokenizing and stop matching, in tokens/s
 
 bench-overload: setup ## What is served in time under more load than can be done (about 4 minutes)
 	@$(VENV)/bin/trireme bench overload $(ARGS)
+
+bench-build: setup-build ## How long building takes, and how much memory (about 6 minutes)
+	@$(VENV_BUILD)/bin/trireme bench build
+
+build: setup-build ## A version from a checkpoint: RECIPE=build/recipes/reference-fp8.toml
+	@$(VENV_BUILD)/bin/trireme build $(RECIPE) $(ARGS)
 
 publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
 	@$(VENV)/bin/python -m trireme_build.reference.publish

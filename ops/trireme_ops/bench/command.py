@@ -6,7 +6,7 @@ from typing import Any
 from ..arguments import seconds
 from ..layout import Layout
 
-_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0}
+_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0, "build": 1.0}
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
-    from . import engine, overload, path
+    from . import build, engine, overload, path
 
-    runs = {"path": path.run, "engine": engine.run, "overload": overload.run}
+    runs = {"path": path.run, "engine": engine.run, "overload": overload.run, "build": build.run}
     return runs[arguments.what](Layout.find(), arguments.seconds or _SECONDS[arguments.what])
