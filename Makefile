@@ -1,4 +1,4 @@
-.PHONY: build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -87,6 +87,9 @@ bench-build: setup-build ## How long building takes, and how much memory (about 
 
 build: setup-build ## A version from a checkpoint: RECIPE=build/recipes/reference-fp8.toml
 	@$(VENV_BUILD)/bin/trireme build $(RECIPE) $(ARGS)
+
+gpu-acceptance: setup-build ## With an NVIDIA GPU and docker: the reference checkpoint in FP8 on TensorRT-LLM, judged
+	@$(VENV_BUILD)/bin/python -m trireme_ops.gpu_acceptance $(ARGS)
 
 publish: setup ## Write the manifests (and tokenizer folders) of version 1 again
 	@$(VENV)/bin/python -m trireme_build.reference.publish

@@ -97,6 +97,6 @@ def describe(accuracy: Accuracy, exact_match: dict[str, Any]) -> str:
     share = exact_match.get("exact_match", {}).get("all")
     right = "" if share is None else f", {100 * share:.1f} % of {exact_match['answers']} answers right"
     return (
-        f"KL {accuracy.kl:.4f} nats, top-1 {100 * accuracy.top1:.1f} %, perplexity {accuracy.perplexity:.5g} "
+        f"KL {accuracy.kl:.2g} nats, top-1 {100 * accuracy.top1:.1f} %, perplexity {accuracy.perplexity:.5g} "
         f"({100 * accuracy.perplexity_increase:+.2f} %){right}"
     )

@@ -108,8 +108,8 @@ def _copy_version(layout: Layout, version: Path, target: Path, staging: Path) ->
 _ignored = shutil.ignore_patterns("__pycache__")
 
 
-def serve_command(layout: Layout) -> list[str]:
-    """The command that serves a rendered root in NVIDIA's container: the folders keep their paths inside.
+def serve_command(layout: Layout, name: str = "trireme") -> list[str]:
+    """The command that serves a rendered root in NVIDIA's container `name`: the folders keep their paths inside.
 
     As `trireme serve`: on the loopback address only, the control APIs behind the key, which a shell has to fill in.
     """
@@ -117,7 +117,7 @@ def serve_command(layout: Layout) -> list[str]:
     key = f"$(cat {shlex.quote(str(layout.state / 'control.key'))})"
     restricted = f"{','.join(CONTROL_APIS)}:{CONTROL_HEADER}={key}"
     return [
-        *("docker", "run", "--rm", "--gpus", "all", "--network", "host", "--shm-size", "2g"),
+        *("docker", "run", "--rm", "--name", name, "--gpus", "all", "--network", "host", "--shm-size", "2g"),
         *("--volume", f"{layout.root}:{layout.root}:ro"),
         *("--volume", f"{code}:{code}:ro"),
         *("--env", f"PYTHONPATH={code}"),
@@ -148,12 +148,12 @@ def next_steps(rendered: Rendered, profile: str) -> str:
         lines.append(f"{model} has no version for this engine yet. Publish one, from a recipe, where there is a GPU:")
         lines.append(f"  TRIREME_ROOT={named} trireme build RECIPE")
     lines.append("Then serve both repositories in NVIDIA's container:")
-    lines.append("  " + _wrapped(serve_command(rendered.layout)))
+    lines.append("  " + shell_line(serve_command(rendered.layout)))
     lines.append("(Never run by this project. The image must hold transformers, jinja2, tritonclient and grpcio.)")
     return "\n".join(lines)
 
 
-def _wrapped(command: list[str]) -> str:
+def shell_line(command: list[str]) -> str:
     """One option a line, as it can be pasted."""
     lines: list[list[str]] = [[]]
     for word in command:

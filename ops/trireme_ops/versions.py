@@ -121,7 +121,7 @@ def _table(versions: list[PublishedVersion]) -> str:
                 version.engine or "-",
                 version.quantization or "-",
                 "-" if exact is None else f"{100 * exact:.1f} %",
-                f"{accuracy['kl']:.4f}" if "kl" in accuracy else "-",
+                f"{accuracy['kl']:.2g}" if "kl" in accuracy else "-",
                 f"{100 * accuracy['top1']:.1f} %" if "top1" in accuracy else "-",
                 version.signature,
                 version.recipe or "-",

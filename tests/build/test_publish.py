@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from keys import key_pair
 from support import CHECKPOINT, ROOT
 from trireme_build.errors import PublishError
 from trireme_build.publish import Candidate, check_target, publish
@@ -68,8 +69,7 @@ def test_nothing_is_left_in_the_staging_folder(candidate: Candidate) -> None:
 
 
 def test_what_is_published_unsigned_is_signed_when_a_key_comes(candidate: Candidate, tmp_path: Path) -> None:
-    key = tmp_path / "key.pem"
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key], check=True)
+    key, _ = key_pair(tmp_path)
     version = publish(candidate)
     assert not (version / SIGNATURE).exists()
     assert publish(candidate, key) == version

@@ -1,20 +1,12 @@
 """What a server asks of a version before it loads it."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from keys import key_pair
 from trireme_runtime.manifest import SIGNATURE, ManifestError, write_manifest
 from trireme_runtime.versions import KEY_VARIABLE, key_of_environment, sign, verify_version
-
-
-def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """An elliptic-curve key: the private file, and the public one."""
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
-    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
-    return private, public
 
 
 @pytest.fixture
@@ -32,14 +24,14 @@ def test_without_a_key_a_signature_is_not_asked_for(version: Path) -> None:
 
 
 def test_an_unsigned_version_is_refused_where_a_signature_is_asked_for(version: Path) -> None:
-    _, public = make_key(version.parent, "ours")
+    _, public = key_pair(version.parent, "ours")
     with pytest.raises(ManifestError, match=r"2: is not signed; signature\.json is missing"):
         verify_version(version, public)
 
 
 def test_a_signed_version_passes_with_its_key_and_with_no_other(version: Path) -> None:
-    private, public = make_key(version.parent, "ours")
-    _, other = make_key(version.parent, "theirs")
+    private, public = key_pair(version.parent, "ours")
+    _, other = key_pair(version.parent, "theirs")
     sign(version, private)
     assert verify_version(version, public)["model"] == "m"
     with pytest.raises(ManifestError, match=r"signature\.json is not one of .*theirs\.pub"):
@@ -48,7 +40,7 @@ def test_a_signed_version_passes_with_its_key_and_with_no_other(version: Path) -
 
 @pytest.mark.parametrize("file", ["model.py", "engine/weights.bin"])
 def test_whoever_writes_a_manifest_anew_cannot_sign_it(version: Path, file: str) -> None:
-    private, public = make_key(version.parent, "ours")
+    private, public = key_pair(version.parent, "ours")
     sign(version, private)
     with (version / file).open("a") as out:
         out.write("y = 2\n")
@@ -61,7 +53,7 @@ def test_whoever_writes_a_manifest_anew_cannot_sign_it(version: Path, file: str)
 
 
 def test_a_signature_of_another_version_does_not_do(version: Path, tmp_path: Path) -> None:
-    private, public = make_key(version.parent, "ours")
+    private, public = key_pair(version.parent, "ours")
     other = tmp_path / "3"
     other.mkdir()
     (other / "model.py").write_text("x = 3\n")
@@ -73,14 +65,14 @@ def test_a_signature_of_another_version_does_not_do(version: Path, tmp_path: Pat
 
 
 def test_a_signature_that_is_none_is_refused(version: Path) -> None:
-    _, public = make_key(version.parent, "ours")
+    _, public = key_pair(version.parent, "ours")
     (version / SIGNATURE).write_text("{}")
     with pytest.raises(ManifestError, match="is not one of"):
         verify_version(version, public)
 
 
 def test_what_python_leaves_behind_does_not_matter(version: Path) -> None:
-    private, public = make_key(version.parent, "ours")
+    private, public = key_pair(version.parent, "ours")
     sign(version, private)
     (version / "__pycache__").mkdir()
     (version / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
@@ -88,7 +80,7 @@ def test_what_python_leaves_behind_does_not_matter(version: Path) -> None:
 
 
 def test_what_was_generated_on_this_machine_is_not_signed(version: Path) -> None:
-    private, public = make_key(version.parent, "ours")
+    private, public = key_pair(version.parent, "ours")
     sign(version, private)
     (version / "made").mkdir()
     (version / "made" / "file").write_text("x")

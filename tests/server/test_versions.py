@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from keys import key_pair
 from support import ANY_PORTS, CHECKPOINT, ROOT, TRIREME, Server, start_server, stop_server, wait_for
 from trireme_build.engine_folder import ensure_engine
 from trireme_build.publish import Candidate, make_writable, publish
@@ -19,14 +20,6 @@ from trireme_ops.embedded import CONTROL_HEADER
 from trireme_ops.layout import Layout
 from trireme_runtime.manifest import write_manifest
 from trireme_runtime.versions import KEY_VARIABLE
-
-
-def key_pair(folder: Path) -> tuple[Path, Path]:
-    """An elliptic-curve key: the private file, and the public one."""
-    private, public = folder / "key.pem", folder / "key.pub"
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
-    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
-    return private, public
 
 
 @pytest.fixture

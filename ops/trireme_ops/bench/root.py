@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from trireme_runtime.manifest import read_manifest, write_manifest
 
-from ..layout import Layout
+from ..layout import Layout, version_folders
 
 _NAIVE = Path(__file__).parent / "naive"
 _NAIVE_ENSEMBLES = Path(__file__).parent / "naive_ensembles"
@@ -55,10 +55,19 @@ def set_parameters(model: Path, values: Mapping[str, str]) -> None:
 
 
 def copy_repositories(layout: Layout, target: Path, settings: Mapping[str, str]) -> Layout:
-    """A copy of both repositories under `target`, with parameters of `tensorrt_llm` changed; the engine is left out."""
+    """A copy of both repositories under `target`, with parameters of `tensorrt_llm` changed.
+
+    Of each model the oldest version alone, and no engine.
+    """
+    from trireme_build.publish import make_writable
+
     ignore = shutil.ignore_patterns("__pycache__", "engine")
     for repository in layout.repositories:
         shutil.copytree(repository, target / repository.name, ignore=ignore)
+        for model in sorted(path for path in (target / repository.name).iterdir() if path.is_dir()):
+            for newer in version_folders(model)[1:]:
+                make_writable(newer)
+                shutil.rmtree(newer)
     set_parameters(target / "model_repository" / "tensorrt_llm", settings)
     return Layout(target)
 
@@ -66,7 +75,7 @@ def copy_repositories(layout: Layout, target: Path, settings: Mapping[str, str])
 def use_null_engine(layout: Layout, model: NullModel) -> None:
     """Put the null engine in the place of the engine of `tensorrt_llm`."""
     folder = layout.root / "model_repository" / "tensorrt_llm"
-    version = folder / "1"
+    (version,) = version_folders(folder)
     model.write(version / "engine")
     origin = {key: value for key, value in read_manifest(version).items() if key not in ("files", "source")}
     write_manifest(version, origin)

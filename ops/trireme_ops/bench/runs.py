@@ -41,11 +41,16 @@ class Measured:
 def measure(server: EmbeddedServer, load: Load) -> Measured:
     """Put `load` on a server; its address need not be filled in. Raises OperatorError where it fails."""
     before = cpu_s(server)
-    result = _run(["trireme_ops.bench.load"], replace(load, address=grpc_address(server)))
+    result = put_on(replace(load, address=grpc_address(server)))
     after = cpu_s(server)
     # Warming up is a part of what the processes did.
     share = result.seconds / (result.seconds + load.warm_up_s)
     return Measured(result, {name: share * (after[name] - before.get(name, 0.0)) for name in after})
+
+
+def put_on(load: Load) -> Result:
+    """Put `load` on whatever serves at its address. Raises OperatorError where it fails."""
+    return _run(["trireme_ops.bench.load"], load)
 
 
 def measure_engine(name: str, folder: Path, settings: EngineSettings, tokenizer: Path, load: Load) -> Result:
