@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest
+from trireme_runtime.model_config import read_config
 from trireme_runtime.versions import key_of_environment, verify_version
 
 from . import embedded, ports, processes
@@ -155,7 +155,7 @@ def repositories(layout: Layout) -> list[Finding]:
             problem = None
             path = model / "config.pbtxt"
             try:
-                config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+                config = read_config(path)
                 steps[model.name] = {step.model_name for step in config.ensemble_scheduling.step}
                 if config.name and config.name != model.name:
                     problem = f"{path}: name is {config.name!r}, the folder is {model.name!r}"

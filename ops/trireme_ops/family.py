@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from trireme_runtime.manifest import ManifestError, read_manifest, write_manifest
+from trireme_runtime.model_config import read_config
 from trireme_runtime.settings import FLAGS, NUMBERS, WHOLE_NUMBERS
 
 from .errors import OperatorError
@@ -133,7 +133,7 @@ def add_family(layout: Layout, spec: FamilySpec) -> None:
 
 def _check_engine(layout: Layout) -> None:
     path = layout.root / "model_repository" / "tensorrt_llm" / "config.pbtxt"
-    config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    config = read_config(path)
     engine = config.parameters["engine"].string_value
     if engine != DEFAULT_ENGINE:
         raise OperatorError(
@@ -186,7 +186,7 @@ def _check_checkpoint(checkpoint: Path, root: Path) -> tuple[int, dict[str, Any]
 
 
 def _write_config(original: Path, target: Path, spec: FamilySpec) -> None:
-    config = text_format.Parse(original.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    config = read_config(original)
     renamed = {model: pattern.format(spec.name) for (_, model), pattern in _MODELS.items()}
     config.name = target.name
     for step in config.ensemble_scheduling.step:

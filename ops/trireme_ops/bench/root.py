@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from trireme_runtime.manifest import read_manifest, write_manifest
+from trireme_runtime.model_config import read_config
 
 from ..layout import Layout, version_folders
 
@@ -46,7 +46,7 @@ class NullModel:
 def set_parameters(model: Path, values: Mapping[str, str]) -> None:
     """Change parameters in the config.pbtxt of a model. Raises KeyError for one that is not there."""
     path = model / "config.pbtxt"
-    config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    config = read_config(path)
     for key, value in values.items():
         if key not in config.parameters:
             raise KeyError(f"{path} has no parameter {key!r}")
