@@ -150,12 +150,11 @@ def test_a_gpu_root_parses_and_takes_along_what_is_for_its_engine(
 
 
 def test_a_version_for_a_gpu_is_not_made_at_serve(checkout: Layout) -> None:
-    engine = checkout.root / "model_repository" / "tensorrt_llm"
-    assert engine / "1" in checkout.engine_versions
-    origin = {"engine": "tensorrt_llm", "source": read_manifest(engine / "1")["source"]}
-    write_manifest(engine / "2", origin)
-    assert engine / "2" in checkout.served_versions
-    assert not {engine / "1", engine / "2"} & set(checkout.engine_versions)
+    version = checkout.root / "model_repository" / "tiny_tensorrt_llm" / "1"
+    assert checkout.engine_versions == [version]
+    write_manifest(version, {"engine": "tensorrt_llm", "source": read_manifest(version)["source"]})
+    assert version in checkout.served_versions
+    assert checkout.engine_versions == []
 
 
 @pytest.mark.parametrize("content", ["file", "folder"])
