@@ -86,13 +86,13 @@ def compare(
 
 
 def torch_log_probs(model: Any) -> LogProbs:
-    """Of a transformers model."""
+    """Of a transformers model, where it is."""
     import torch
 
     def log_probs(ids: Sequence[int]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = model(torch.tensor([list(ids)])).logits[0, :-1]
-            found: NDArray[np.float32] = torch.log_softmax(logits.float(), -1).numpy()
+            logits = model(torch.tensor([list(ids)], device=model.device)).logits[0, :-1]
+            found: NDArray[np.float32] = torch.log_softmax(logits.float(), -1).cpu().numpy()
         return found
 
     return log_probs

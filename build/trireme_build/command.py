@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "changed since the last time is skipped; what was cut off goes on where it was. Logs are in .trireme/builds/.",
     )
     parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE", help="a TOML file; see build/recipes/")
-    parser.add_argument("--key", type=Path, metavar="PEM", help="sign the version with this private key (EC, P-256)")
+    parser.add_argument("--key", type=Path, metavar="PEM", help="sign with this private key of an elliptic curve")
     parser.add_argument(
         "--print", action="store_true", dest="print_only", help="show how trtllm-build would be called, and do nothing"
     )
@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Build one recipe after the other; 0 if all are published."""
     from trireme_runtime.checkout import checkout_root
     from trireme_runtime.manifest import ManifestError
+    from trireme_runtime.versions import public_key_of
 
     from .errors import BuildError
     from .recipe import read_recipe
@@ -39,11 +40,22 @@ def run(arguments: argparse.Namespace) -> int:
             raise BuildError(f"{twice}: two recipes have this name; what they make would be mixed up")
         if arguments.key is not None and not arguments.key.is_file():
             raise BuildError(f"{arguments.key}: no such file; --key names it")
-        for recipe in recipes:
-            _build(recipe, root, arguments)
-    except (BuildError, ManifestError) as error:
+        if arguments.key is not None:
+            public_key_of(arguments.key)
+    except (BuildError, ManifestError, FileNotFoundError) as error:
         print(f"trireme: {error}", file=sys.stderr)
         return 1
+    for number, recipe in enumerate(recipes):
+        try:
+            _build(recipe, root, arguments)
+        except (BuildError, ManifestError) as error:
+            print(f"trireme: {recipe.name}: {error}", file=sys.stderr)
+            if names[number + 1 :]:
+                print(f"trireme: not built: {', '.join(names[number + 1 :])}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"\ntrireme: {recipe.name}: stopped; the same command goes on where it was", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -32,11 +32,14 @@ def read_examples(path: Path) -> list[Example]:
             values = json.loads(line)
             if not isinstance(values, dict) or {type(value) for value in values.values()} != {str}:
                 raise BuildError(f"{path}: line {number}: an object of strings is needed: task, prompt, answer")
+            if values.keys() != {"task", "prompt", "answer"} or not all(values.values()):
+                raise BuildError(f"{path}: line {number}: task, prompt and answer are needed, none of them empty")
+            "".join(values.values()).encode()
             examples.append(Example(**values))
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{path}: cannot be read: {error}") from error
-    except (json.JSONDecodeError, TypeError) as error:
-        raise BuildError(f"{path}: line {number}: an object with task, prompt and answer is needed: {error}") from error
+    except (json.JSONDecodeError, UnicodeEncodeError) as error:
+        raise BuildError(f"{path}: line {number}: is not JSON of Unicode text: {error}") from error
     if not examples:
         raise BuildError(f"{path}: holds no examples")
     return examples

@@ -54,6 +54,18 @@ def export_huggingface(folder: Path, checkpoint: Path, out: Path) -> None:
         raise CheckpointError(f"{out / 'config.json'}: describes {exported}, and {checkpoint} is {shape}")
 
 
+def check_ranks(shape: DecoderShape, tensor_parallel: int) -> None:
+    """Raise CheckpointError for a shape that cannot be divided among so many ranks."""
+    for key, value in (
+        ("num_attention_heads", shape.num_heads),
+        ("num_key_value_heads", shape.num_kv_heads),
+        ("intermediate_size", shape.intermediate_size),
+        ("vocab_size", shape.vocab_size),
+    ):
+        if value % tensor_parallel:
+            raise CheckpointError(f"config.json: {key} is {value}, which {tensor_parallel} ranks cannot share")
+
+
 def export_tensorrt_llm(folder: Path, checkpoint: Path, out: Path, tensor_parallel: int) -> None:
     """Write the checkpoint that trtllm-build reads: config.json and a rankN.safetensors for each of `tensor_parallel`.
 
@@ -62,14 +74,7 @@ def export_tensorrt_llm(folder: Path, checkpoint: Path, out: Path, tensor_parall
     import torch
 
     shape = DecoderShape.from_config(read_config(checkpoint))
-    for key, value in (
-        ("num_attention_heads", shape.num_heads),
-        ("num_key_value_heads", shape.num_kv_heads),
-        ("intermediate_size", shape.intermediate_size),
-        ("vocab_size", shape.vocab_size),
-    ):
-        if value % tensor_parallel:
-            raise CheckpointError(f"{checkpoint}: {key} is {value}, which {tensor_parallel} ranks cannot share")
+    check_ranks(shape, tensor_parallel)
     model = load_calibrated(folder, checkpoint)
     with quietly(), torch.inference_mode():
         from modelopt.torch.export import export_tensorrt_llm_checkpoint

@@ -35,7 +35,10 @@ class Judge:
         self.examples = spread(examples, limits.max_answers)
         self.blocks = self._of_texts(context_tokens) if limits.texts else self._of_answers(context_tokens)
         if not self.blocks:
-            raise BuildError(f"{limits.texts or limits.tasks}: holds no text of at least two tokens")
+            raise BuildError(
+                f"{limits.texts or limits.tasks}: holds no text of which at least a token can be predicted within the "
+                f"model's context of {context_tokens} tokens"
+            )
 
     def _of_texts(self, context_tokens: int) -> list[Block]:
         assert self.limits.texts is not None

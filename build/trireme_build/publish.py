@@ -12,7 +12,7 @@ from typing import Any
 
 from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest, write_manifest
 from trireme_runtime.model_config import read_parameters
-from trireme_runtime.versions import sign
+from trireme_runtime.versions import public_key_of, sign, verify_signature
 
 from .errors import PublishError
 from .tokenizer_folder import copy_tokenizer
@@ -88,8 +88,17 @@ def published_before(candidate: Candidate) -> Path | None:
     return None
 
 
-def publish(candidate: Candidate, key: Path | None = None) -> Path:
-    """Publish a version, signed where there is a private `key`; the folder. What is published already is not again.
+@dataclass(frozen=True)
+class Published:
+    """A version's folder; new: whether it was published just now; newest: the number of the model's newest version."""
+
+    folder: Path
+    new: bool
+    newest: int
+
+
+def publish(candidate: Candidate, key: Path | None = None) -> Published:
+    """Publish a version, signed where there is a private `key`. What is published already is not again.
 
     A crash leaves no new version, or a whole one. Raises PublishError, see `check_target`, and ManifestError for a key
     that cannot sign.
@@ -98,10 +107,10 @@ def publish(candidate: Candidate, key: Path | None = None) -> Path:
     with _publishing(candidate) as staging_root:
         before = published_before(candidate)
         if before is not None:
-            if key is not None and not (before / SIGNATURE).is_file():
-                _sign_in_place(before, key)
+            if key is not None:
+                _ensure_signed(before, key)
             make_read_only(before)
-            return before
+            return Published(before, False, int(_numbered(candidate.model_folder)[-1].name))
         staging = staging_root / "version"
         versions = _numbered(candidate.model_folder)
         number = int(versions[-1].name) + 1 if versions else 1
@@ -115,7 +124,7 @@ def publish(candidate: Candidate, key: Path | None = None) -> Path:
         staging.rename(target)
         _flush_entry(candidate.model_folder)
         make_read_only(target)
-        return target
+        return Published(target, True, number)
 
 
 def _numbered(model: Path) -> list[Path]:
@@ -180,7 +189,16 @@ def make_writable(version: Path) -> None:
             path.chmod(path.stat().st_mode | 0o200)
 
 
-def _sign_in_place(version: Path, key: Path) -> None:
+def _ensure_signed(version: Path, key: Path) -> None:
+    if (version / SIGNATURE).is_file():
+        with tempfile.NamedTemporaryFile() as public:
+            public.write(public_key_of(key))
+            public.flush()
+            try:
+                verify_signature(version, Path(public.name))
+            except ManifestError:
+                raise PublishError(f"{version}: is published already, and not signed with {key}") from None
+        return
     version.chmod(version.stat().st_mode | 0o200)
     sign(version, key)
     flush(version)

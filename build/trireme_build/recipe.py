@@ -1,5 +1,7 @@
 """Recipes: what `trireme build` makes of a checkpoint, as a TOML file. Every key that does nothing is refused."""
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +17,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 _Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 _Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -146,7 +150,7 @@ class Publish(_Table):
 class Recipe(_Table):
     """A whole recipe; paths are absolute. Its name is that of its file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Annotated[str, Field(pattern=f"^{_NAME}$")]
     source: Source
     quantize: QuantizeTable | None = None
     export: Export | None = None
@@ -199,6 +203,10 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if "name" in values:
         raise RecipeError(f"{path}: name: a recipe is called what its file is called; leave it out")
+    if not re.fullmatch(_NAME, path.stem):
+        raise RecipeError(
+            f"{path}: the name of a recipe is up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     _make_absolute(values, path.resolve().parent)
     try:
         return Recipe.model_validate({**values, "name": path.stem})
@@ -212,8 +220,10 @@ def _make_absolute(values: dict[str, Any], folder: Path) -> None:
         if isinstance(inside, dict):
             for key in keys:
                 if isinstance(inside.get(key), str):
+                    if not inside[key]:
+                        raise RecipeError(f"{table}.{key} is empty; a path is needed")
                     # Not resolved: what lies in the checkout keeps its name there.
-                    inside[key] = str(Path(folder / inside[key]).absolute())
+                    inside[key] = os.path.normpath(folder / Path(inside[key]).expanduser())
 
 
 def _words(detail: Any) -> str:
@@ -224,6 +234,8 @@ def _words(detail: Any) -> str:
         return f"the key {place} is unknown"
     if detail["type"] == "missing":
         return f"{place} is missing"
+    if detail["type"] == "union_tag_invalid":
+        return f"{place}.engine is {detail['ctx']['tag']!r}; known are {detail['ctx']['expected_tags']}"
     if detail["type"] == "value_error":
         return f"{place}: {detail['ctx']['error']}" if place else str(detail["ctx"]["error"])
     return f"{place} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

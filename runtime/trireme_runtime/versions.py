@@ -13,6 +13,9 @@ from .manifest import IGNORED_FOLDERS, SIGNATURE, ManifestError, verify_manifest
 #: In the environment of a server: the public key that every version must be signed for.
 KEY_VARIABLE = "TRIREME_VERSION_KEY"
 
+#: In the environment of whoever signs: the password of an encrypted private key.
+PASSWORD_VARIABLE = "TRIREME_KEY_PASSWORD"
+
 
 def verify_version(folder: Path, public_key: Path | None = None) -> dict[str, Any]:
     """Check a version folder, what is generated inside it too, and its signature if there is a `public_key`.
@@ -38,15 +41,40 @@ def key_of_environment() -> Path | None:
     return Path(named) if named else None
 
 
-def sign(folder: Path, private_key: Path, password: str | None = None) -> None:
-    """Sign a folder: write `signature.json` into it. Raises ManifestError if the key cannot be used."""
-    from model_signing import signing
+def public_key_of(private_key: Path) -> bytes:
+    """The public key, in PEM, of an elliptic-curve private key; $TRIREME_KEY_PASSWORD opens an encrypted one.
+
+    Raises ManifestError for a file that holds no such key, and for a password that is missing or wrong.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
-        config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+        key = serialization.load_pem_private_key(private_key.read_bytes(), _password())
     except (OSError, TypeError, ValueError) as error:
-        raise ManifestError(f"{private_key}: cannot sign {folder}: {error}") from error
+        raise ManifestError(f"{private_key}: cannot be used to sign: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ManifestError(f"{private_key}: cannot be used to sign: a private key of an elliptic curve is needed")
+    kind = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, kind)
+
+
+def _password() -> bytes | None:
+    password = os.environ.get(PASSWORD_VARIABLE)
+    return password.encode() if password else None
+
+
+def sign(folder: Path, private_key: Path) -> None:
+    """Sign a folder: write `signature.json` into it. Raises ManifestError, see `public_key_of`."""
+    from model_signing import signing
+
+    public_key_of(private_key)
+    password: Any = _password()
+    config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
+    try:
+        config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{private_key}: cannot be used to sign: {error}") from error
 
 
 def verify_signature(folder: Path, public_key: Path) -> None:

@@ -35,7 +35,7 @@ def of_build(candidate: Candidate, digest: str) -> Candidate:
 
 
 def test_versions_get_the_next_number(candidate: Candidate) -> None:
-    assert [publish(of_build(candidate, digest)).name for digest in ("a", "b", "c")] == ["2", "3", "4"]
+    assert [publish(of_build(candidate, digest)).folder.name for digest in ("a", "b", "c")] == ["2", "3", "4"]
     manifest = verify_manifest(candidate.model_folder / "3")
     assert (manifest["model"], manifest["version"], manifest["recipe"]) == ("tensorrt_llm", 3, "r")
     assert {"model.py", "tokenizer/tokenizer.json", "engine/model.bin", "engine/inner/more"} <= manifest["files"].keys()
@@ -43,11 +43,11 @@ def test_versions_get_the_next_number(candidate: Candidate) -> None:
 
 def test_the_first_version_of_a_model_is_1(candidate: Candidate) -> None:
     shutil.rmtree(candidate.model_folder / "1")
-    assert publish(candidate).name == "1"
+    assert publish(candidate).folder.name == "1"
 
 
 def test_a_version_cannot_be_written_to(candidate: Candidate) -> None:
-    version = publish(candidate)
+    version = publish(candidate).folder
     for path in [version, *version.rglob("*")]:
         assert path.stat().st_mode & 0o222 == 0, path
     if os.geteuid() != 0:
@@ -57,8 +57,11 @@ def test_a_version_cannot_be_written_to(candidate: Candidate) -> None:
 
 def test_the_same_build_is_published_once(candidate: Candidate) -> None:
     first = publish(candidate)
-    assert publish(candidate) == first
-    assert sorted(path.name for path in candidate.model_folder.iterdir()) == ["1", "2", "config.pbtxt"]
+    assert (first.new, first.newest) == (True, 2)
+    publish(of_build(candidate, "later"))
+    again = publish(candidate)
+    assert (again.folder, again.new, again.newest) == (first.folder, False, 3)
+    assert sorted(path.name for path in candidate.model_folder.iterdir()) == ["1", "2", "3", "config.pbtxt"]
 
 
 def test_nothing_is_left_in_the_staging_folder(candidate: Candidate) -> None:
@@ -70,12 +73,16 @@ def test_nothing_is_left_in_the_staging_folder(candidate: Candidate) -> None:
 
 def test_what_is_published_unsigned_is_signed_when_a_key_comes(candidate: Candidate, tmp_path: Path) -> None:
     key, _ = key_pair(tmp_path)
-    version = publish(candidate)
+    version = publish(candidate).folder
     assert not (version / SIGNATURE).exists()
-    assert publish(candidate, key) == version
+    assert publish(candidate, key).folder == version
     assert (version / SIGNATURE).is_file()
     assert version.stat().st_mode & 0o222 == 0
-    assert (publish(of_build(candidate, "other"), key) / SIGNATURE).is_file()
+    assert publish(candidate, key).folder == version
+    other, _ = key_pair(tmp_path, "other")
+    with pytest.raises(PublishError, match="is published already, and not signed with"):
+        publish(candidate, other)
+    assert (publish(of_build(candidate, "other"), key).folder / SIGNATURE).is_file()
 
 
 def test_many_that_publish_at_once_get_numbers_of_their_own(candidate: Candidate) -> None:
@@ -85,7 +92,8 @@ def test_many_that_publish_at_once_get_numbers_of_their_own(candidate: Candidate
         "root, engine, checkpoint, digest = sys.argv[1:]\n"
         "origin = {'engine': 'openvino', 'build': {'digest': digest}}\n"
         "p = pathlib.Path\n"
-        "print(publish(Candidate(p(root), 'tensorrt_llm', 'openvino', p(engine), p(checkpoint), 2048, origin)).name)"
+        "candidate = Candidate(p(root), 'tensorrt_llm', 'openvino', p(engine), p(checkpoint), 2048, origin)\n"
+        "print(publish(candidate).folder.name)"
     )
     command = [sys.executable, "-c", code, str(candidate.root), str(candidate.engine_folder), str(CHECKPOINT)]
     running = [subprocess.Popen([*command, d], stdout=subprocess.PIPE, text=True) for d in ("a", "b", "b", "c")]
@@ -118,7 +126,7 @@ def test_another_tokenizer_than_that_of_the_family_is_refused(candidate: Candida
 
 def test_a_key_that_cannot_sign_leaves_nothing(candidate: Candidate, tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text("no key")
-    with pytest.raises(ValueError, match="cannot sign"):
+    with pytest.raises(ValueError, match="cannot be used to sign"):
         publish(candidate, tmp_path / "no.pem")
     assert sorted(path.name for path in candidate.model_folder.iterdir()) == ["1", "config.pbtxt"]
     assert [path.name for path in (candidate.root / ".trireme").iterdir()] == ["publish.lock"]

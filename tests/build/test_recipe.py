@@ -77,7 +77,10 @@ def test_an_engine_recipe_names_its_target(tmp_path: Path) -> None:
         ({"verify": GOOD["verify"] + "\nmin_exact_match = 0.9"}, "min_exact_match and max_answers need tasks"),
         ({"verify": GOOD["verify"] + '\ntasks = "x"'}, "min_exact_match is missing; tasks need it"),
         ({"verify": GOOD["verify"].replace("0.9", "90.0")}, "verify.min_top1 is 90.0: input should be less than"),
-        ({"compile": 'engine = "llama.cpp"'}, "compile is {'engine': 'llama.cpp'}: input tag 'llama.cpp'"),
+        (
+            {"compile": 'engine = "llama.cpp"'},
+            "compile.engine is 'llama.cpp'; known are 'openvino', 'tensorrt_llm'",
+        ),
         ({"compile": 'engine = "openvino"\nsm = 90'}, "the key compile.sm is unknown"),
         ({"compile": 'engine = "openvino"\nweights = "int8"'}, "compile.weights is int8, but quantize.to is fp8"),
         ({"compile": 'engine = "openvino"\nweights = "int3"', "quantize": None}, "compile.weights is 'int3'"),

@@ -1,12 +1,13 @@
 """What a server asks of a version before it loads it."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from keys import key_pair
 from trireme_runtime.manifest import SIGNATURE, ManifestError, write_manifest
-from trireme_runtime.versions import KEY_VARIABLE, key_of_environment, sign, verify_version
+from trireme_runtime.versions import KEY_VARIABLE, PASSWORD_VARIABLE, key_of_environment, sign, verify_version
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_what_was_generated_is_compared_with_its_own_manifest(version: Path) -> 
 
 def test_a_private_key_that_is_none_is_named(version: Path) -> None:
     (version.parent / "no.pem").write_text("no key")
-    with pytest.raises(ManifestError, match=r"no\.pem: cannot sign"):
+    with pytest.raises(ManifestError, match=r"no\.pem: cannot be used to sign"):
         sign(version, version.parent / "no.pem")
 
 
@@ -110,3 +111,26 @@ def test_the_environment_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_of_environment() is None
     monkeypatch.setenv(KEY_VARIABLE, "/keys/ours.pub")
     assert key_of_environment() == Path("/keys/ours.pub")
+
+
+def test_an_encrypted_key_is_opened_with_the_password(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, public = key_pair(version.parent)
+    encrypted = version.parent / "encrypted.pem"
+    command = ["openssl", "ec", "-in", private, "-aes256", "-passout", "pass:abc", "-out", encrypted]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with pytest.raises(ManifestError, match="Password was not given"):
+        sign(version, encrypted)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "wrong")
+    with pytest.raises(ManifestError, match="cannot be used to sign"):
+        sign(version, encrypted)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "abc")
+    sign(version, encrypted)
+    assert verify_version(version, public)
+
+
+def test_a_key_of_another_kind_is_named(version: Path) -> None:
+    key = version.parent / "rsa.pem"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    with pytest.raises(ManifestError, match=r"rsa\.pem: .*a private key of an elliptic curve is needed"):
+        sign(version, key)

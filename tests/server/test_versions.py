@@ -37,7 +37,7 @@ def publish_reference(layout: Layout, digest: str, key: Path | None = None) -> P
     engine = layout.root / "engine"
     shutil.copytree(first / "engine", engine, ignore=shutil.ignore_patterns("manifest.json"))
     origin = {"recipe": "test", "engine": "openvino", "build": {"digest": digest}}
-    version = publish(Candidate(layout.root, "tensorrt_llm", "openvino", engine, CHECKPOINT, 2048, origin), key)
+    version = publish(Candidate(layout.root, "tensorrt_llm", "openvino", engine, CHECKPOINT, 2048, origin), key).folder
     shutil.rmtree(engine)
     return version
 

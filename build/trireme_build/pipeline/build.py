@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,8 +101,16 @@ def _carry_out(build: Build, stage: Stage, say: Callable[[str], None]) -> None:
         with _bar(label) as progress:
             result = stage.run(build, staging, progress)
     except BaseException as error:
-        _note(build, stage, "failed", seconds=round(time.monotonic() - began, 2), error=str(error) or repr(error))
-        raise
+        shutil.rmtree(staging, ignore_errors=True)
+        expected = isinstance(error, (BuildError, ManifestError, KeyboardInterrupt))
+        further = {} if expected else {"traceback": traceback.format_exc()}
+        seconds = round(time.monotonic() - began, 2)
+        _note(build, stage, "failed", seconds=seconds, error=str(error) or repr(error), **further)
+        if expected or not isinstance(error, Exception):
+            raise
+        raise BuildError(
+            f"the stage {stage.name} failed: {type(error).__name__}: {error} (more in {build.folder / 'build.log'})"
+        ) from error
     seconds, peak = round(time.monotonic() - began, 2), peak_rss()
     write_manifest(staging, {"stage": stage.name, "inputs": inputs, "result": result})
     final = build.folder_of(stage.name)

@@ -11,12 +11,13 @@ from typing import Any
 from ..checkpoint import DecoderShape, read_config
 from ..engine_folder import CPU_TARGET, OPENVINO_TOOLS, source_of, write_engine
 from ..errors import CheckpointError, MissingTool, RecipeError
+from ..export import check_ranks
 from ..inspection import inspect_checkpoint
 from ..judging import Judge, describe
 from ..publish import Candidate, check_target, publish
 from ..quantization import Quantization
 from ..recipe import CompileEngine, CompileOpenVino, QuantizeTable, Recipe
-from .build import Build, Progress, Stage
+from .build import Build, Progress, Stage, digest_of
 
 #: Raised when what the stages write changes, so that older results are not taken for theirs.
 _FORMAT = 1
@@ -128,7 +129,8 @@ def _quantize(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
     texts = _calibration_texts(table, _checkpoint(build))
     calibration = Calibration(texts, table.blocks, table.length, table.batch)
     calibrate(_checkpoint(build), out / "calibrated", table.to, calibration, table.seed, progress)
-    return {"summary": f"{table.to.value}, calibrated on {table.blocks} blocks of {table.length} tokens"}
+    length = min(table.length, DecoderShape.from_config(read_config(_checkpoint(build))).max_positions)
+    return {"summary": f"{table.to.value}, calibrated on {table.blocks} blocks of {length} tokens"}
 
 
 # export -----------------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def _origin(build: Build) -> dict[str, Any]:
         "target": CPU_TARGET if isinstance(table, CompileOpenVino) else f"SM {table.sm}",
         "tools": {"trireme": version("trireme"), **tools},
         "accuracy": judged.get("accuracy", {}),
-        "build": {"digest": build.digests["compile"], "recipe": recipe.values()},
+        "build": {"digest": _digest(build), "recipe": recipe.values()},
     }
     if recipe.quantize is not None and "verify" in results:
         origin["exported_accuracy"] = results["verify"]["accuracy"]
@@ -305,6 +307,11 @@ def _origin(build: Build) -> dict[str, Any]:
     return origin
 
 
+def _digest(build: Build) -> str:
+    """What a version is told apart by: its engine, and how it was judged."""
+    return digest_of({stage: build.digests.get(stage) for stage in ("compile", "verify", "evaluate")})
+
+
 def _candidate(build: Build) -> Candidate:
     return Candidate(
         root=build.root,
@@ -318,13 +325,39 @@ def _candidate(build: Build) -> Candidate:
 
 
 def _publish(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
-    target = publish(_candidate(build), build.key)
-    return {"summary": str(target.relative_to(build.root)), "version": int(target.name)}
+    published = publish(_candidate(build), build.key)
+    number = int(published.folder.name)
+    summary = str(published.folder.relative_to(build.root))
+    if not published.new:
+        summary += ", published before"
+    if published.newest != number:
+        summary += f"; version {published.newest} is newer, and is what a server loads"
+    return {"summary": summary, "version": number}
+
+
+def _check_calibration(recipe: Recipe, shape: DecoderShape) -> None:
+    table = recipe.quantize
+    if table is None:
+        return
+    if "length" in table.model_fields_set and table.length > shape.max_positions:
+        raise CheckpointError(f"quantize.length is {table.length}; the model's context is {shape.max_positions} tokens")
+    if table.texts is not None:
+        try:
+            with table.texts.open(encoding="utf-8") as file:
+                for _ in file:
+                    pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{table.texts}: cannot be read: {error}; quantize.texts names it") from error
 
 
 def _check_target(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
-    """Before hours of work: whether what comes of it can be published."""
+    """Before hours of work: whether it can come to its end."""
+    recipe, shape = build.recipe, DecoderShape.from_config(read_config(_checkpoint(build)))
     check_target(_candidate(build))
+    _check_calibration(recipe, shape)
+    if "tensorrt_llm" in recipe.exported.formats:
+        check_ranks(shape, recipe.exported.tensor_parallel)
+    _judge(build)
     return {"summary": f"{build.recipe.publish.model} takes versions for {build.recipe.compile.engine}"}
 
 
