@@ -2,8 +2,8 @@
 
     python -m trireme_build.fp8_arithmetic SOURCE EXPORTED --tasks held_out.jsonl [--device cuda]
 
-Prints how far it is from the source in bfloat16 and, on a GPU, how long a forward pass takes in each. There the products
-are those of torch._scaled_mm, which takes SM 89 or above; on the CPU, where that takes seconds, the same in float32.
+Prints how far it is from the source in bfloat16 and, on a GPU, how long a forward pass takes in each. The products are
+those of torch._scaled_mm there, which takes SM 89 or above; on the CPU, where that takes seconds, the same in float32.
 Needs torch.
 """
 
