@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from trireme_runtime.engines.tensorrt_llm_folder import EngineFolderError, read_engine_folder
-
 from trireme_runtime.manifest import MANIFEST, SIGNATURE, ManifestError
 from trireme_runtime.versions import key_of_environment, verify_version
 
