@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from .checkpoint import DecoderShape, read_config
 from .exported import Weights, open_weights
 from .matrices import WeightFormat
+from .progress import Progress, untold
 
 #: Natural logarithms of the probabilities of each next token, float32 [tokens - 1, vocabulary], of token ids.
 LogProbs = Callable[[Sequence[int]], NDArray[np.float32]]
-
-#: Told how many of so many have been done.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def compare(
     source: LogProbs,
     candidate: LogProbs,
     blocks: Sequence[Block],
-    progress: Progress = lambda done, total: None,
+    progress: Progress = untold,
 ) -> Accuracy:
     """Compare two on texts. Raises ValueError if there are none."""
     if not blocks:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,7 @@ from typing import Any
 from trireme_runtime.contract import Refusal
 
 from .errors import BuildError
-
-#: Told how many of so many have been answered.
-Progress = Callable[[int, int], None]
+from .progress import Progress, untold
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def torch_answers(
     tok: Any,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
-    progress: Progress = lambda done, total: None,
+    progress: Progress = untold,
     batch: int = 32,
 ) -> list[list[int]]:
     """Greedy new ids of each prompt, at most so many each, by a transformers model, the end token left out."""
@@ -102,7 +100,7 @@ def engine_answers(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     end_id: int | None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = untold,
 ) -> list[list[int]]:
     """Greedy new ids of each prompt, at most so many each, by the CPU engine, the end token left out.
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .accuracy import Accuracy, Block, LogProbs, Progress, compare
+from .accuracy import Accuracy, Block, LogProbs, compare
 from .errors import AccuracyError, BuildError
 from .exact_match import chat_ids, conversation, read_examples, share_right
+from .progress import Progress
 from .recipe import Verify
 
 #: Greedy answers, without the end token, to prompts of ids, each of at most so many new ids, until an end id.

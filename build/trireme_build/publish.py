@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest, write_manifest
 from trireme_runtime.model_config import read_parameters
 from trireme_runtime.versions import public_key_of, sign, verify_signature
@@ -64,7 +65,7 @@ def check_target(candidate: Candidate) -> None:
         )
     for part in ("preprocessing", "postprocessing"):
         model = candidate.root / "model_repository" / candidate.model.replace("tensorrt_llm", part)
-        versions = _numbered(model)
+        versions = version_folders(model)
         theirs = versions[-1] / "tokenizer" / "tokenizer.json" if versions else None
         if theirs is None or not theirs.is_file():
             raise PublishError(f"{model}: has no version with a tokenizer; {candidate.model} is served with it")
@@ -78,7 +79,7 @@ def check_target(candidate: Candidate) -> None:
 
 def published_before(candidate: Candidate) -> Path | None:
     """The version that was published from the same build, if there is one."""
-    for version in _numbered(candidate.model_folder):
+    for version in version_folders(candidate.model_folder):
         try:
             build = read_manifest(version).get("build", {})
         except ManifestError:
@@ -110,9 +111,9 @@ def publish(candidate: Candidate, key: Path | None = None) -> Published:
             if key is not None:
                 _ensure_signed(before, key)
             make_read_only(before)
-            return Published(before, False, int(_numbered(candidate.model_folder)[-1].name))
+            return Published(before, False, int(version_folders(candidate.model_folder)[-1].name))
         staging = staging_root / "version"
-        versions = _numbered(candidate.model_folder)
+        versions = version_folders(candidate.model_folder)
         number = int(versions[-1].name) + 1 if versions else 1
         _fill(staging, candidate, number)
         if key is not None:
@@ -125,14 +126,6 @@ def publish(candidate: Candidate, key: Path | None = None) -> Published:
         _flush_entry(candidate.model_folder)
         make_read_only(target)
         return Published(target, True, number)
-
-
-def _numbered(model: Path) -> list[Path]:
-    """The version folders of a model, lowest first."""
-    if not model.is_dir():
-        return []
-    found = [path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()]
-    return sorted(found, key=lambda path: int(path.name))
 
 
 @contextmanager

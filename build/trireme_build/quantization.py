@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+from trireme_runtime.engines.tensorrt_llm_folder import FP8_SM, NVFP4_SM
+
 
 class Quantization(str, Enum):
     """What weights, activations and the key-value cache become.
@@ -22,7 +24,7 @@ class Quantization(str, Enum):
     @property
     def lowest_sm(self) -> int:
         """The compute capability, times ten, of the oldest NVIDIA GPUs that it runs on with TensorRT-LLM."""
-        return {Quantization.FP8: 89, Quantization.FP8_KV: 89, Quantization.NVFP4: 100}.get(self, 80)
+        return {Quantization.FP8: FP8_SM, Quantization.FP8_KV: FP8_SM, Quantization.NVFP4: NVFP4_SM}.get(self, 80)
 
     @property
     def cpu_arithmetic(self) -> str:

@@ -10,7 +10,7 @@ import io
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from .checkpoint import DecoderShape, Tensors, check_weights, read_config, weight_files
 from .errors import CheckpointError
 from .memory import return_large_blocks
+from .progress import Progress, untold
 from .quantization import Quantization
 
 #: What modelopt calls the configurations.
@@ -44,17 +45,13 @@ class Calibration:
     batch: int = 8
 
 
-#: Told how many of so many calibration batches have been seen.
-Progress = Callable[[int, int], None]
-
-
 def calibrate(
     checkpoint: Path,
     out: Path,
     quantization: Quantization,
     calibration: Calibration,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = untold,
 ) -> None:
     """Write the calibrated folder `out`; the same weights and scales for the same seed.
 
@@ -130,18 +127,13 @@ def blocks_of(tokenizer: Any, texts: Iterable[str], length: int) -> Iterator[lis
             del waiting[:length]
 
 
-def _first_blocks(tokenizer: Any, calibration: Calibration, context_tokens: int, count: int) -> list[list[int]]:
-    length = min(calibration.length, context_tokens)
-    return list(itertools.islice(blocks_of(tokenizer, calibration.texts, length), count))
-
-
 def _batches(tokenizer: Any, calibration: Calibration, context_tokens: int) -> Iterator[Any]:
     """int64 [batch, length] each."""
     import torch
 
-    blocks = _first_blocks(tokenizer, calibration, context_tokens, calibration.blocks)
+    length = min(calibration.length, context_tokens)
+    blocks = list(itertools.islice(blocks_of(tokenizer, calibration.texts, length), calibration.blocks))
     if not blocks:
-        length = min(calibration.length, context_tokens)
         raise CheckpointError(f"the calibration texts have fewer than {length} tokens in all; so many are needed")
     for first in range(0, len(blocks), calibration.batch):
         yield torch.tensor(blocks[first : first + calibration.batch])

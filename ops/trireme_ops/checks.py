@@ -14,13 +14,14 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest
 from trireme_runtime.model_config import read_config
 from trireme_runtime.versions import key_of_environment, verify_version
 
 from . import embedded, ports, processes
 from .errors import OperatorError
-from .layout import DEFAULT_ENGINE, Layout, engine_of, version_folders
+from .layout import DEFAULT_ENGINE, Layout, engine_of
 
 MEBIBYTE = 1 << 20
 MIN_SHM_BYTES = 64 * MEBIBYTE

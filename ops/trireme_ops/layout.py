@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme_runtime.checkout import checkout_root
+from trireme_runtime.checkout import checkout_root, version_folders
 from trireme_runtime.manifest import read_manifest
 
 from .errors import OperatorError
@@ -102,10 +102,3 @@ class Layout:
 def engine_of(version: Path) -> str:
     """The engine adapter that a version of an engine model is for. Raises ManifestError if it has no manifest."""
     return str(read_manifest(version).get("engine", DEFAULT_ENGINE))
-
-
-def version_folders(model: Path) -> list[Path]:
-    """The numbered folders of a model, lowest first."""
-    return sorted(
-        (path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()), key=lambda p: int(p.name)
-    )

@@ -11,12 +11,13 @@ from typing import Any
 from google.protobuf import text_format
 
 import trireme_runtime
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import verify_manifest
 
 from . import profiles
 from .embedded import ADDRESS, CONTROL_APIS, CONTROL_HEADER
 from .errors import OperatorError
-from .layout import DEFAULT_ENGINE, Layout, engine_of, version_folders
+from .layout import DEFAULT_ENGINE, Layout, engine_of
 
 #: A tritonserver with TensorRT-LLM 1.2.1 (tensorrtllm_backend), CPython 3.12.
 IMAGE = "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3"

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest
-from trireme_runtime.versions import key_of_environment, verify_version
+from trireme_runtime.versions import key_of_environment, verify_signature, verify_version
 
 from .errors import OperatorError
-from .layout import Layout, version_folders
+from .layout import DEFAULT_ENGINE, Layout
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _look(layout: Layout, folder: Path, newest: bool, check: bool) -> PublishedV
         path=folder.relative_to(layout.root).as_posix(),
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         recipe=manifest.get("recipe"),
-        engine=manifest.get("engine") or ("openvino" if "source" in manifest else None),
+        engine=manifest.get("engine") or (DEFAULT_ENGINE if "source" in manifest else None),
         quantization=manifest.get("quantization") or (manifest.get("weights", "f32") if "source" in manifest else None),
         target=manifest.get("target"),
         checkpoint=made_from.get("checkpoint"),
@@ -100,8 +101,6 @@ def _signature(folder: Path) -> str:
     key = key_of_environment()
     if key is None:
         return "unchecked"
-    from trireme_runtime.versions import verify_signature
-
     try:
         verify_signature(folder, key)
     except ManifestError:

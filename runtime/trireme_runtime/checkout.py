@@ -1,4 +1,4 @@
-"""The checkout that a command works in."""
+"""The checkout that a command works in, and the versions of its models."""
 
 import os
 from pathlib import Path
@@ -15,3 +15,12 @@ def checkout_root() -> Path:
         hint = "is what TRIREME_ROOT names" if named else "is where this package lies; set TRIREME_ROOT"
         raise FileNotFoundError(f"{root} holds no model_repository/ ({hint})")
     return root
+
+
+def version_folders(model: Path) -> list[Path]:
+    """The numbered folders of a model, lowest first; none for one that is not there."""
+    if not model.is_dir():
+        return []
+    return sorted(
+        (path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()), key=lambda p: int(p.name)
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 from support import CHECKPOINT, ROOT
 from trireme_build.publish import Candidate, publish
 from trireme_ops.bench.root import NullModel, copy_repositories, use_null_engine
-from trireme_ops.layout import Layout, version_folders
+from trireme_ops.layout import Layout
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import verify_manifest
 
 

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trireme_runtime.manifest import ManifestError, verify_manifest, write_manifest
+from trireme_runtime.manifest import ManifestError, read_manifest, verify_manifest, write_manifest
 
+from ..engine_folder import source_of
 from ..errors import BuildError
 from ..memory import forget_peak, peak_rss, release
+from ..progress import Progress
 from ..recipe import Recipe
-
-#: Told how many of so many steps of a stage are done.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Build:
     def folder(self) -> Path:
         """Where it works."""
         return self.root / ".trireme" / "builds" / self.recipe.name
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """Where the checkpoint is, and the SHA-256 of its files."""
+        return source_of(self.recipe.source.checkpoint, self.root)
 
     def folder_of(self, stage: str) -> Path:
         """What a stage wrote."""
@@ -120,7 +125,7 @@ def _carry_out(build: Build, stage: Stage, say: Callable[[str], None]) -> None:
     _note(build, stage, "done", seconds=seconds, peak_rss=peak, inputs=inputs, result=result)
     say(f"{label:36} {seconds:7.1f} s   {result.get('summary', '')}")
     build.results[stage.name] = result
-    build.digests[stage.name] = _output_digest(verify_manifest(final))
+    build.digests[stage.name] = _output_digest(read_manifest(final))
 
 
 def _done_before(build: Build, stage: Stage, inputs: str) -> dict[str, Any] | None:

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import DecoderShape, read_config
-from ..engine_folder import CPU_TARGET, OPENVINO_TOOLS, source_of, write_engine
+from ..engine_folder import CPU_TARGET, OPENVINO_TOOLS, write_engine
 from ..errors import CheckpointError, MissingTool, RecipeError
 from ..export import check_ranks
 from ..inspection import inspect_checkpoint
 from ..judging import Judge, describe
+from ..matrices import WeightFormat
+from ..progress import Progress
 from ..publish import Candidate, check_target, publish
 from ..quantization import Quantization
 from ..recipe import CompileEngine, CompileOpenVino, QuantizeTable, Recipe
-from .build import Build, Progress, Stage, digest_of
+from .build import Build, Stage, digest_of
 
 #: Raised when what the stages write changes, so that older results are not taken for theirs.
 _FORMAT = 1
@@ -44,6 +46,10 @@ def _checkpoint(build: Build) -> Path:
     return build.recipe.source.checkpoint
 
 
+def _shape(build: Build) -> DecoderShape:
+    return DecoderShape.from_config(read_config(_checkpoint(build)))
+
+
 def _exported(build: Build) -> Path:
     return build.folder_of("export") / "huggingface"
 
@@ -67,7 +73,7 @@ def _inspect_inputs(build: Build) -> dict[str, Any]:
     checkpoint = _checkpoint(build)
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint}: no such folder; a Hugging Face checkpoint folder is needed")
-    return {"format": _FORMAT, "source": source_of(checkpoint, build.root)}
+    return {"format": _FORMAT, "source": build.source}
 
 
 def _inspect(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def _inspect(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
         f"{found.shape.family}, {found.parameters / 1e6:.1f} M parameters, {found.weight_bytes / 1e6:.1f} MB, "
         f"{found.shape.max_positions} tokens of context; KV cache a token: {kinds}"
     )
-    return {"summary": summary, "source": source_of(_checkpoint(build), build.root), **found.figures()}
+    return {"summary": summary, **found.figures()}
 
 
 # quantize ---------------------------------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ def _quantize(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
     texts = _calibration_texts(table, _checkpoint(build))
     calibration = Calibration(texts, table.blocks, table.length, table.batch)
     calibrate(_checkpoint(build), out / "calibrated", table.to, calibration, table.seed, progress)
-    length = min(table.length, DecoderShape.from_config(read_config(_checkpoint(build))).max_positions)
+    length = min(table.length, _shape(build).max_positions)
     return {"summary": f"{table.to.value}, calibrated on {table.blocks} blocks of {length} tokens"}
 
 
@@ -186,8 +192,7 @@ def _verify_inputs(build: Build) -> dict[str, Any]:
 
 
 def _judge(build: Build) -> Judge:
-    context = DecoderShape.from_config(read_config(_checkpoint(build))).max_positions
-    return Judge(build.recipe.verify, _checkpoint(build), context)
+    return Judge(build.recipe.verify, _checkpoint(build), _shape(build).max_positions)
 
 
 def _verify(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def _verify(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
     judge.check("the exported checkpoint", accuracy, right)
     result = {"accuracy": {**accuracy.figures(), **right}}
     if "tensorrt_llm" in build.recipe.exported.formats:
-        shape = DecoderShape.from_config(read_config(_checkpoint(build)))
+        shape = _shape(build)
         weights = TensorRtLlmWeights(build.folder_of("export") / "tensorrt_llm", shape)
         model = as_float32_model(read_config(_checkpoint(build)), shape, weights)
         ranks = judge.accuracy(source, torch_log_probs(model), progress)
@@ -276,7 +281,8 @@ def _evaluate(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
 
 def _origin(build: Build) -> dict[str, Any]:
     recipe, results = build.recipe, build.results
-    table, cpu = recipe.compile, isinstance(recipe.compile, CompileOpenVino)
+    table = recipe.compile
+    cpu = isinstance(table, CompileOpenVino)
     judged = results.get("evaluate") or results.get("verify") or {}
     tools = _versions(OPENVINO_TOOLS if cpu else ())
     if recipe.quantize is not None:
@@ -285,7 +291,7 @@ def _origin(build: Build) -> dict[str, Any]:
         "recipe": recipe.name,
         "engine": table.engine,
         "quantization": _quantization(recipe),
-        "made_from": results["inspect"]["source"],
+        "made_from": build.source,
         "target": CPU_TARGET if isinstance(table, CompileOpenVino) else f"SM {table.sm}",
         "tools": {"trireme": version("trireme"), **tools},
         "accuracy": judged.get("accuracy", {}),
@@ -294,17 +300,20 @@ def _origin(build: Build) -> dict[str, Any]:
     if recipe.quantize is not None and "verify" in results:
         origin["exported_accuracy"] = results["verify"]["accuracy"]
     if isinstance(table, CompileOpenVino):
-        to = recipe.quantize.to if recipe.quantize else None
         origin["weights"] = table.weights.value
-        origin["arithmetic"] = (
-            (to or Quantization.BF16).cpu_arithmetic
-            if to or table.weights == "f32"
-            else (
-                f"weights stored as {table.weights.value} codes, rounded to the nearest, multiplied out to float32; "
-                "activations float32"
-            )
-        )
+        origin["arithmetic"] = _cpu_arithmetic(recipe, table)
     return origin
+
+
+def _cpu_arithmetic(recipe: Recipe, table: CompileOpenVino) -> str:
+    if recipe.quantize is not None:
+        return recipe.quantize.to.cpu_arithmetic
+    if table.weights is WeightFormat.F32:
+        return Quantization.BF16.cpu_arithmetic
+    return (
+        f"weights stored as {table.weights.value} codes, rounded to the nearest, multiplied out to float32; "
+        "activations float32"
+    )
 
 
 def _digest(build: Build) -> str:
@@ -319,7 +328,7 @@ def _candidate(build: Build) -> Candidate:
         engine=build.recipe.compile.engine,
         engine_folder=build.folder_of("compile") / "engine",
         checkpoint=_checkpoint(build),
-        context_tokens=build.results["inspect"]["context_tokens"],
+        context_tokens=_shape(build).max_positions,
         origin=_origin(build) if "compile" in build.digests else {},
     )
 
@@ -352,7 +361,7 @@ def _check_calibration(recipe: Recipe, shape: DecoderShape) -> None:
 
 def _check_target(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
     """Before hours of work: whether it can come to its end."""
-    recipe, shape = build.recipe, DecoderShape.from_config(read_config(_checkpoint(build)))
+    recipe, shape = build.recipe, _shape(build)
     check_target(_candidate(build))
     _check_calibration(recipe, shape)
     if "tensorrt_llm" in recipe.exported.formats:

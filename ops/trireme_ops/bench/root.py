@@ -8,10 +8,11 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import read_manifest, write_manifest
 from trireme_runtime.model_config import read_config
 
-from ..layout import Layout, version_folders
+from ..layout import Layout
 
 _NAIVE = Path(__file__).parent / "naive"
 _NAIVE_ENSEMBLES = Path(__file__).parent / "naive_ensembles"

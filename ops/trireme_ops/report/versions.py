@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trireme_runtime.checkout import version_folders
 from trireme_runtime.manifest import MANIFEST, SIGNATURE, ManifestError, verify_manifest
 
 from ..errors import OperatorError
-from ..layout import Layout, version_folders
+from ..layout import DEFAULT_ENGINE, Layout
 
 #: As many as there are colours that can be told apart.
 MOST_VERSIONS = 8
@@ -89,7 +90,7 @@ class Version:
     @property
     def engine(self) -> str:
         """The engine that it is for."""
-        return str(self.manifest.get("engine", "openvino"))
+        return str(self.manifest.get("engine", DEFAULT_ENGINE))
 
     @property
     def checkpoint(self) -> str | None:
@@ -128,9 +129,7 @@ def _find(name: str, layout: Layout) -> Path:
     elif not (folder := Path(name)).is_dir() and _MODEL_AND_NUMBER.fullmatch(name):
         folder = models / name
     if not name or not folder.is_dir():
-        there = (
-            ", ".join(path.name for path in version_folders(models / MODEL)) if (models / MODEL).is_dir() else "none"
-        )
+        there = ", ".join(path.name for path in version_folders(models / MODEL)) or "none"
         raise OperatorError(
             f"version {name!r} is not there; name a folder, MODEL/N, or a number of {MODEL} (there: {there})"
         )
