@@ -68,15 +68,20 @@ class FamilySpec:
         formats = [weight_format.value for weight_format in WeightFormat]
         if self.weights not in formats:
             raise OperatorError(f"weights {self.weights[:40]!r} are unknown; known are {', '.join(formats)}")
-        limits = {**WHOLE_NUMBERS, **NUMBERS}
         for key, value in self.settings.items():
-            if key not in SETTINGS:
-                raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
-            lowest, highest = limits.get(key, (0, 0))
-            number = value.isascii() and value.isdecimal() and len(value) < 12 and lowest <= int(value) <= highest
-            if not (number if key in limits else value in ("true", "false")):
-                wanted = f"a whole number from {lowest} to {highest}" if key in limits else "true or false"
-                raise OperatorError(f"the setting {key} has the value {value[:40]!r}; it must be {wanted}")
+            check_setting(key, value)
+
+
+def check_setting(key: str, value: str) -> None:
+    """Raise OperatorError if an engine model cannot have this value of a setting."""
+    limits = {**WHOLE_NUMBERS, **NUMBERS}
+    if key not in SETTINGS:
+        raise OperatorError(f"the setting {key!r} is unknown; known are {', '.join(SETTINGS)}")
+    lowest, highest = limits.get(key, (0, 0))
+    number = value.isascii() and value.isdecimal() and len(value) < 12 and lowest <= int(value) <= highest
+    if not (number if key in limits else value in ("true", "false")):
+        wanted = f"a whole number from {lowest} to {highest}" if key in limits else "true or false"
+        raise OperatorError(f"the setting {key} has the value {value[:40]!r}; it must be {wanted}")
 
 
 def read_spec(path: Path) -> FamilySpec:
