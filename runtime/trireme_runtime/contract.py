@@ -197,7 +197,15 @@ POSTPROCESSING_INPUTS = (
     *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
 )
 
-POSTPROCESSING_OUTPUTS = _tensors("STRING", (-1,), "OUTPUT")
+#: All but OUTPUT say what is in a CHUNK; `tensorrt_llm` gives the same to those who call it by itself.
+POSTPROCESSING_OUTPUTS = (
+    *_tensors("STRING", (-1,), "OUTPUT"),
+    *_tensors("INT32", (-1, -1), "OUTPUT_IDS"),
+    *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS"),
+    *_tensors("UINT64", (1,), "STREAM_KEY"),
+    *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
+    *_tensors("INT32", (1,), "NUM_INPUT_TOKENS NUM_OUTPUT_TOKENS"),
+)
 
 
 def _llmapi_inputs() -> tuple[Tensor, ...]:

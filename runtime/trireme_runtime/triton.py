@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
-from .packing import pack
+from .packing import PackedChunk, pack
 from .settings import NUMBERS, WHOLE_NUMBERS
 from .versions import key_of_environment, verify_version
 
@@ -137,6 +137,20 @@ def chunk_outputs(chunk: Chunk) -> list[Any]:
         *_counts(chunk),
         *_reasons(chunk),
         *_reports(chunk),
+    ]
+
+
+def unpacked_outputs(chunk: PackedChunk, stop_reasons: list[str]) -> list[Any]:
+    """The output tensors of `postprocessing` that say what `tensorrt_llm` sent; see `chunk_outputs`."""
+    return [
+        output("OUTPUT_IDS", [_even([ids for ids, _ in chunk.rows], np.int32)], np.int32),
+        output("SEQUENCE_LENGTH", [[len(ids) for ids, _ in chunk.rows]], np.int32),
+        output("WINDOW_IDS", [chunk.window_ids], np.int32),
+        output("STREAM_KEY", [[chunk.stream_key]], np.uint64),
+        output("FINISH_REASON", [[reason.value if reason else "" for _, reason in chunk.rows]], object),
+        output("STOP_REASON", [stop_reasons], object),
+        output("NUM_INPUT_TOKENS", [[chunk.num_input_tokens]], np.int32),
+        output("NUM_OUTPUT_TOKENS", [[chunk.num_output_tokens]], np.int32),
     ]
 
 

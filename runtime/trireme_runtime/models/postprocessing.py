@@ -21,7 +21,7 @@ _REMEMBERED = 4096
 class TritonPythonModel:
     """In: CHUNK [1, n], or TOKENS_BATCH [1, beams, n], SEQUENCE_LENGTH [1, beams], WINDOW_IDS [1, w].
 
-    Out: OUTPUT [1, beams].
+    Out: OUTPUT [1, beams]. Of a CHUNK, also what is in it, where that is asked for.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -39,12 +39,13 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             tensors = triton.tensors_of(request)
-            texts = self._chunk_texts(request, tensors) if "CHUNK" in tensors else self._texts(request, tensors)
-            return triton.response(triton.output("OUTPUT", [texts], object))
+            if "CHUNK" in tensors:
+                return triton.response(*self._chunk_outputs(request, tensors))
+            return triton.response(triton.output("OUTPUT", [self._texts(request, tensors)], object))
         except Exception as error:
             return triton.error_response(triton.as_refusal(error))
 
-    def _chunk_texts(self, request: Any, tensors: dict[str, Any]) -> list[str]:
+    def _chunk_outputs(self, request: Any, tensors: dict[str, Any]) -> list[Any]:
         """Of what comes from `tensorrt_llm`."""
         check_batch_of_one("CHUNK", tensors["CHUNK"].shape)
         chunk = unpack(tensors["CHUNK"][0].tolist())
@@ -53,10 +54,18 @@ class TritonPythonModel:
         if self._due(chunk.stream_key) and request.is_cancelled():
             self._stopper.stop(chunk.stream_key)
         stops = _texts_of(tensors, "STOP_REASON", len(chunk.rows), default="")
-        return [
-            cut_at_stop(self._detokenizer.delta(chunk.window_ids, ids, final=last), stop)
-            for (ids, last), stop in zip(chunk.rows, stops, strict=True)
-        ]
+        wanted = request.requested_output_names()
+        outputs = []
+        if "OUTPUT" in wanted:
+            texts = [
+                cut_at_stop(self._detokenizer.delta(chunk.window_ids, ids, final=reason is not None), stop)
+                for (ids, reason), stop in zip(chunk.rows, stops, strict=True)
+            ]
+            outputs.append(triton.output("OUTPUT", [texts], object))
+        # The ensembles of texts want that alone.
+        if any(name != "OUTPUT" for name in wanted):
+            outputs += triton.unpacked_outputs(chunk, stops)
+        return outputs
 
     def _due(self, stream_key: int) -> bool:
         """Whether it is time again to look if a stream's client is still there."""
