@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -87,12 +88,14 @@ def environment(ports: Ports, shm_prefix: str) -> dict[str, str]:
     return env
 
 
-def command(layout: Layout, ports: Ports, shm_prefix: str, exit_timeout_s: int) -> list[str]:
-    """The command line of the server on both repositories, shut by default."""
+def command(
+    layout: Layout, repositories: Sequence[Path], ports: Ports, shm_prefix: str, exit_timeout_s: int
+) -> list[str]:
+    """The command line of the server on these model repositories, shut by default."""
     restricted = ",".join(CONTROL_APIS) + f":{CONTROL_HEADER}={layout.control_key()}"
     return [
         str(wheel_folder() / "bin" / "tritonserver"),
-        *(f"--model-repository={repository}" for repository in layout.repositories),
+        *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-directory={_backend_directory(layout.state)}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--disable-auto-complete-config",

@@ -3,18 +3,27 @@
 Triton calls itself ready while a stub of its Python backend is dead, and does not know of the engine's process at all.
 """
 
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .embedded import ADDRESS
+from .embedded import ADDRESS, CONTROL_HEADER
 
 #: Readiness of a model, or with None of everything; and whether there is such a model, in such a version.
 Ready = Callable[[str | None], bool]
 HasModel = Callable[[str, str | None], bool]
+
+#: Answers a call of the control API: the key that was given, the act, the body -> the status, and what to answer.
+Control = Callable[[str, str, bytes], tuple[int, dict[str, Any]]]
+
+#: Below which path that is, and the longest body that is read, in bytes.
+CONTROL_PATH = ["v2", "trireme", "releases"]
+MAX_BODY = 4 << 20
 
 
 class SupervisorMetrics:
@@ -39,9 +48,9 @@ class SupervisorMetrics:
 
 
 class HealthEndpoint:
-    """HTTP on the loopback address: Triton's health paths, and /metrics. Use `start` and `stop`."""
+    """HTTP on the loopback address: Triton's health paths, /metrics and the control API. Use `start` and `stop`."""
 
-    def __init__(self, port: int, ready: Ready, has_model: HasModel) -> None:
+    def __init__(self, port: int, ready: Ready, has_model: HasModel, control: Control | None = None) -> None:
         self.metrics = SupervisorMetrics(ready)
         metrics = self.metrics
 
@@ -60,10 +69,30 @@ class HealthEndpoint:
                         self._answer(200 if ready(parts[2]) else 503)
                     else:
                         self._answer(404)
+                elif parts == CONTROL_PATH:
+                    self._control("", b"")
                 elif parts == ["metrics"]:
                     self._answer(200, generate_latest(metrics.registry), CONTENT_TYPE_LATEST)
                 else:
                     self._answer(404)
+
+            def do_POST(self) -> None:
+                parts = self.path.partition("?")[0].strip("/").split("/")
+                length = self.headers.get("Content-Length", "0")
+                if parts[:-1] != CONTROL_PATH:
+                    self._answer(404)
+                elif not length.isdecimal() or int(length) > MAX_BODY:
+                    self.close_connection = True
+                    self._answer(413)
+                else:
+                    self._control(parts[-1], self.rfile.read(int(length)))
+
+            def _control(self, act: str, body: bytes) -> None:
+                if control is None:
+                    self._answer(404)
+                    return
+                status, document = control(self.headers.get(CONTROL_HEADER, ""), act, body)
+                self._answer(status, json.dumps(document, ensure_ascii=False).encode(), "application/json")
 
             def _answer(self, status: int, body: bytes = b"", content_type: str = "text/plain") -> None:
                 self.send_response(status)

@@ -3,9 +3,12 @@
 import argparse
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +22,9 @@ from .doctor import render
 from .embedded import ADDRESS, Ports
 from .errors import OperatorError
 from .layout import Layout
+from .releases import endpoint
+from .releases.host import ReleaseHost
+from .releases.view import View
 from .server import EmbeddedServer
 from .supervisor import Supervisor
 
@@ -38,6 +44,10 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         type=Path,
         metavar="PUB",
         help=f"load only versions that are signed for this public key (default: ${KEY_VARIABLE}, or any)",
+    )
+    parser.add_argument(
+        "--name",
+        help="the name that this server's releases are remembered by (default: the HTTP port)",
     )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
@@ -88,6 +98,12 @@ def prepare_engines(layout: Layout) -> None:
                 else "Type: git checkout -- build/checkpoints"
             )
             raise OperatorError(f"the engine of {folder.parent.name} cannot be made: {error}. {fix}") from error
+
+
+def _server_name(given: str | None, resolved: Ports) -> str:
+    if given is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", given):
+        raise OperatorError(f"--name {given[:60]!r}: allowed are up to 40 of A-Z, a-z, 0-9, _ and -")
+    return given or str(resolved.http)
 
 
 def _resolve(wanted: Ports) -> Ports:
@@ -147,7 +163,13 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_engines(layout)
     resolved = _resolve(wanted)
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
-    server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout)
+    name = _server_name(arguments.name, resolved)
+    view = View(layout, layout.state / "servers" / name)
+    # Ports that the system chose do not come again.
+    is_kept = bool(arguments.name or wanted.http)
+    server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)
+    host = ReleaseHost(layout, server, view, name)
+    control = partial(endpoint.answer, host, layout.control_key())
     signals = _Signals()
     print("Starting tritonserver ...", flush=True)
 
@@ -162,7 +184,8 @@ def run(arguments: argparse.Namespace) -> int:
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    supervisor = Supervisor(server, lambda: signals.count > 0, say, arguments.ready_timeout, arguments.restart)
+    supervisor = Supervisor(server, lambda: signals.count > 0, say, arguments.ready_timeout, arguments.restart, control)
+    host.is_serving = supervisor.is_ready
     try:
         supervisor.run(announce, write_ready_file)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
@@ -171,5 +194,7 @@ def run(arguments: argparse.Namespace) -> int:
             server.stop(at_once=lambda: signals.count > 1)
         if arguments.ready_file:
             arguments.ready_file.unlink(missing_ok=True)
+        if not is_kept:
+            shutil.rmtree(view.folder, ignore_errors=True)
     print("Stopped.", flush=True)
     return 0

@@ -1,6 +1,7 @@
 """The embedded server's life: start, wait until it is ready, watch, drain, stop, leave nothing behind."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from trireme_runtime.shared_state import ModelStatus, read_statuses
 
@@ -28,16 +30,57 @@ _UNLOAD_TIMEOUT_S = 20
 _REST_S = 0.5
 
 
-class EmbeddedServer:
-    """One tritonserver on both repositories, in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
+class Repositories(Protocol):
+    """What a server serves from."""
 
-    def __init__(self, layout: Layout, ports: Ports, log_path: Path, drain_timeout_s: int = 30) -> None:
+    def begin(self) -> Sequence[Path]:
+        """The model repositories, as a server that is started now is to find them."""
+
+    def ensembles(self) -> list[str]:
+        """The names of the graphs in them: the way in for clients."""
+
+    def serving(self) -> list[str] | None:
+        """The models that have to be ready for the server to be; None: all of them."""
+
+
+class CommittedRepositories:
+    """The repositories of a checkout, as they stand."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def begin(self) -> Sequence[Path]:
+        return self._layout.repositories
+
+    def ensembles(self) -> list[str]:
+        return sorted(path.name for path in self._layout.repositories[1].iterdir() if path.is_dir())
+
+    def serving(self) -> list[str] | None:
+        return None
+
+
+class ControlError(Exception):
+    """What Triton answered to something that it was told to do."""
+
+
+class EmbeddedServer:
+    """One tritonserver in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        ports: Ports,
+        log_path: Path,
+        drain_timeout_s: int = 30,
+        repositories: Repositories | None = None,
+    ) -> None:
         self.layout = layout
+        self.repositories = repositories or CommittedRepositories(layout)
         self.ports = ports
         self.log_path = log_path
         self.drain_timeout_s = drain_timeout_s
         self.was_ready = False
-        self._shm_prefix = processes.shm_prefix(os.getpid())
+        self.shm_prefix = processes.shm_prefix(os.getpid())
         self._environment_folders_before: set[Path] = set()
         self._environment_folders: set[Path] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +101,8 @@ class EmbeddedServer:
         """Start the process; shared memory of servers that are gone is removed first."""
         for region in processes.abandoned_regions():
             region.unlink(missing_ok=True)
-        command = embedded.command(self.layout, self.ports, self._shm_prefix, _EXIT_TIMEOUT_S)
+        paths = self.repositories.begin()
+        command = embedded.command(self.layout, paths, self.ports, self.shm_prefix, _EXIT_TIMEOUT_S)
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             if self.log_path.exists():
@@ -70,24 +114,32 @@ class EmbeddedServer:
         self.was_ready = False
         self._environment_folders_before = processes.environment_folders()
         with log:
-            self._process = processes.start_session(command, embedded.environment(self.ports, self._shm_prefix), log)
+            self._process = processes.start_session(command, embedded.environment(self.ports, self.shm_prefix), log)
         self._guardian = subprocess.Popen(
-            [sys.executable, "-m", "trireme_ops.guardian", str(self._process.pid), self._shm_prefix],
+            [sys.executable, "-m", "trireme_ops.guardian", str(self._process.pid), self.shm_prefix],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
 
     def statuses(self) -> list[ModelStatus]:
         """What the models' processes say of themselves."""
-        return read_statuses(self._shm_prefix)
+        return read_statuses(self.shm_prefix)
 
     def is_live(self, timeout_s: float) -> bool:
         """Whether tritonserver answers."""
         return self._health("live", timeout_s) is not None
 
     def is_ready(self, timeout_s: float = 2) -> bool:
-        """Whether Triton says that it and all its models are ready; it does not notice the death of a stub."""
-        return self._health("ready", timeout_s) == 200
+        """Whether Triton says that what it serves is ready; it does not notice the death of a stub."""
+        needed = self.repositories.serving()
+        if needed is None:
+            return self._health("ready", timeout_s) == 200
+        # Its own readiness is gone while any model is being loaded, one on trial too.
+        try:
+            index = self.index()
+        except (OSError, ControlError):
+            return False
+        return all("READY" in index.get(name, set()) for name in needed)
 
     def _health(self, kind: str, timeout_s: float) -> int | None:
         """The HTTP status of a health path; None where nobody answers in time."""
@@ -144,8 +196,8 @@ class EmbeddedServer:
         """
         deadline = time.monotonic() + self.drain_timeout_s
         try:
-            for ensemble in sorted(path.name for path in self.layout.repositories[1].iterdir() if path.is_dir()):
-                self._control(f"repository/models/{ensemble}/unload")
+            for ensemble in self.repositories.ensembles():
+                self.unload_model(ensemble)
             seen: tuple[float, float] | None = None
             rest_since = time.monotonic()
             while time.monotonic() < deadline and not at_once():
@@ -156,24 +208,50 @@ class EmbeddedServer:
                     return True
                 seen = now
                 time.sleep(_POLL_S)
-        except OSError:
+        except (OSError, ControlError):
             # The server is gone, or does not answer: nothing is left to wait for.
             return self.process.poll() is not None
         return False
 
-    def _control(self, path: str) -> None:
+    def load_model(self, name: str, timeout_s: float = 1800) -> None:
+        """Load a model, or load it again in place. Raises ControlError with Triton's reason, and OSError."""
+        self._control(f"repository/models/{name}/load", timeout_s)
+
+    def unload_model(self, name: str) -> None:
+        """Unload a model; what it has begun it ends. Raises ControlError with Triton's reason, and OSError."""
+        self._control(f"repository/models/{name}/unload")
+
+    def index(self) -> dict[str, set[str]]:
+        """The models that are known -> the states of their versions. Raises OSError where Triton does not answer."""
+        found: dict[str, set[str]] = {}
+        for entry in self._control("repository/index"):
+            found.setdefault(entry["name"], set()).add(entry.get("state", ""))
+        return found
+
+    def _control(self, path: str, timeout_s: float = 30) -> Any:
         headers = {embedded.CONTROL_HEADER: self.layout.control_key()}
         request = urllib.request.Request(
             f"http://{ADDRESS}:{self.ports.http}/v2/{path}", data=b"{}", headers=headers, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            text = error.read().decode("utf-8", "replace")
+            try:
+                text = json.loads(text)["error"]
+            except (ValueError, KeyError, TypeError):
+                text = text[:500]
+            raise ControlError(text) from error
+
+    def metrics_text(self) -> str:
+        """Everything that Triton and the models measure, as Prometheus reads it. Raises OSError."""
+        with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.metrics}/metrics", timeout=10) as answer:
+            return str(answer.read().decode("utf-8"))
 
     def _in_flight(self) -> tuple[float, float]:
         """How many generations run, and how many chunks were detokenized so far: at rest both stand still."""
-        with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.metrics}/metrics", timeout=10) as answer:
-            lines = answer.read().decode("utf-8").splitlines()
-        values = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        values = [line.rpartition(" ") for line in self.metrics_text().splitlines() if not line.startswith("#")]
         running = sum(
             float(value)
             for name, _, value in values
@@ -206,7 +284,7 @@ class EmbeddedServer:
 
     def _clean_up(self, grace_s: float = 2) -> None:
         """Stubs see that their server is gone within a moment."""
-        processes.clear_session(self.process.pid, self._shm_prefix, grace_s)
+        processes.clear_session(self.process.pid, self.shm_prefix, grace_s)
         for folder in self._environment_folders:
             # It is empty: nothing here uses Triton's packed environments.
             with contextlib.suppress(OSError):

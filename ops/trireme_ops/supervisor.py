@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from trireme_runtime.shared_state import ModelStatus
+
 from .errors import OperatorError
-from .health import HealthEndpoint
+from .health import Control, HealthEndpoint
 from .processes import is_halted, is_running
 from .server import EmbeddedServer
 
@@ -29,7 +31,7 @@ class Supervisor:
     """Runs one server until it is told to end.
 
     stopped: whether it is time to end. say: prints a line for the operator. With `restarts` false, the first death is
-    the end.
+    the end. control: answers what comes to the control API.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Supervisor:
         say: Callable[[str], None],
         ready_timeout_s: float,
         restarts: bool = True,
+        control: Control | None = None,
     ) -> None:
         self._server = server
         self._stopped = stopped
@@ -48,11 +51,11 @@ class Supervisor:
         self._serving = False
         self._halted_since: dict[int, float] = {}
         self._answered_at = 0.0
-        self.health = HealthEndpoint(server.ports.health, self.is_ready, self._server.layout.has_model)
+        self.health = HealthEndpoint(server.ports.health, self.is_ready, self._server.layout.has_model, control)
 
     def is_ready(self, model: str | None = None) -> bool:
         """Whether a model, or with None everything, serves: no process is dead, no engine is being started again."""
-        statuses = self._server.statuses()
+        statuses = self._statuses()
         if not self._serving or not all(is_running(s.pid) and not is_halted(s.pid) for s in statuses):
             return False
         if model is not None and any(status.model == model for status in statuses):
@@ -137,7 +140,7 @@ class Supervisor:
                 return "tritonserver", f"tritonserver was halted for {_HALTED_S:g} s"
             if time.monotonic() - self._answered_at > _SILENT_S:
                 return "tritonserver", f"tritonserver has not answered for {_SILENT_S:g} s"
-            for status in self._server.statuses():
+            for status in self._statuses():
                 if not is_running(status.pid):
                     return "stub", f"the process {status.pid} of the model {status.model} died"
                 if self._is_hung(status.pid):
@@ -147,6 +150,12 @@ class Supervisor:
                     )
             time.sleep(_WATCH_S)
         return None
+
+    def _statuses(self) -> list[ModelStatus]:
+        """Those of the models that clients depend on: one on trial may die."""
+        needed = self._server.repositories.serving()
+        statuses = self._server.statuses()
+        return statuses if needed is None else [status for status in statuses if status.model in needed]
 
     def _is_hung(self, pid: int) -> bool:
         """Whether a process has been halted for too long."""

@@ -1,0 +1,460 @@
+"""The server's side of a release: loads it next to what runs, switches the public names, lets the old one go.
+
+Lives in the supervisor's process and is called through its endpoint, see `endpoint`. Whoever puts releases live is
+told every step's end, and may be killed at any point: what a server serves is a whole release after each.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trireme_runtime.manifest import ManifestError
+from trireme_runtime.shared_state import SHM
+
+from ..errors import OperatorError
+from ..layout import Layout
+from ..processes import is_running
+from ..server import ControlError, EmbeddedServer
+from . import view as views
+from .llm import Llm, scoped
+from .release import UNRELEASED, Release, manifest_digest, now, propose
+from .rest import wait_for_rest
+from .view import Served, View
+
+#: For how long a lock holds whose owner is not heard of, and cannot be looked for on this machine.
+LEASE_S = 30.0
+
+
+class Refused(OperatorError):
+    """What cannot be done now, or not by this operator. status: HTTP."""
+
+    def __init__(self, message: str, status: int = 409) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Lock:
+    """Who may change what is served. host, pid and started name the process, if it is one of this machine."""
+
+    token: str
+    operator: str
+    machine: str
+    pid: int
+    purpose: str
+    since: str
+    heard_at: float
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One release on its way, as it stands in the journal.
+
+    left: what was live before; None: no release. phase: loading, loaded, switching, watching, proved, freeing.
+    """
+
+    llm: str
+    release: str
+    left: str | None
+    phase: str
+    operator: str
+    began: str
+    server_restarted: bool = False
+
+
+class ReleaseHost:
+    """What can be done to one server. Every act but `status` and `lock` needs the token of the lock."""
+
+    def __init__(self, layout: Layout, server: EmbeddedServer, view: View, name: str) -> None:
+        self._layout = layout
+        self._server = server
+        self._view = view
+        self._name = name
+        self._lock: Lock | None = None
+        self._guard = threading.RLock()
+        self._act = threading.Lock()
+        self._doing = ""
+        self._started = now()
+        self.is_serving: Callable[[], bool] = lambda: False
+        promotion = self.promotion()
+        if promotion is not None:
+            self._write_promotion(replace(promotion, server_restarted=True))
+
+    # Who may
+
+    def lock(self, operator: str, machine: str, pid: int, purpose: str) -> dict[str, Any]:
+        """Give the lock. Raises Refused naming who holds it."""
+        with self._guard:
+            held = self._lock
+            if held is not None and not _is_stale(held):
+                raise Refused(
+                    f"{held.operator} (process {held.pid} on {held.machine}) has been at work on {self._name} "
+                    f"since {held.since}: {held.purpose}"
+                )
+            self._lock = Lock(secrets.token_urlsafe(16), operator, machine, pid, purpose, now(), time.monotonic())
+            promotion = self.promotion()
+            return {"token": self._lock.token, "found": asdict(promotion) if promotion else None}
+
+    def renew(self, token: str) -> dict[str, Any]:
+        """Say that whoever holds the lock is still there."""
+        self._check(token)
+        return {}
+
+    def unlock(self, token: str) -> dict[str, Any]:
+        """Give the lock back."""
+        with self._guard:
+            self._check(token)
+            self._lock = None
+        return {}
+
+    def _check(self, token: str) -> None:
+        with self._guard:
+            if self._lock is None or not secrets.compare_digest(self._lock.token, token):
+                raise Refused("the lock is not yours any more: another operator has taken it")
+            self._lock.heard_at = time.monotonic()
+
+    # What is
+
+    def status(self) -> dict[str, Any]:
+        """What is live, since when, what is loaded, what is on its way, and what differs from what it should be."""
+        state = self._view.state()
+        promotion, held = self.promotion(), self._lock
+        return {
+            "server": self._name,
+            "started": self._started,
+            "serving": self.is_serving(),
+            "pid": os.getpid(),
+            "ports": asdict(self._server.ports),
+            "llms": {name: self._described(served) for name, served in state.llms.items()},
+            "promotion": asdict(promotion) if promotion else None,
+            "lock": None
+            if held is None or _is_stale(held)
+            else {k: v for k, v in asdict(held).items() if k != "token"},
+            "doing": self._doing,
+            "drift": self._drift(),
+        }
+
+    def _described(self, served: Served) -> dict[str, Any]:
+        versions: dict[str, Mapping[str, int]] = {}
+        for release in {*served.loaded, served.live, *served.good[-2:]} - {None}:
+            assert release is not None
+            versions[release] = self._view.document(release).versions
+        return {**asdict(served), "versions": versions}
+
+    def _drift(self) -> list[str]:
+        """What is not as the view says, each as a sentence."""
+        found = []
+        state = self._view.state()
+        try:
+            index = self._server.index()
+        except (OSError, ControlError):
+            return ["tritonserver does not answer"]
+        for name in self._view.serving():
+            if "READY" not in index.get(name, set()):
+                found.append(f"{name} should be ready, and is {', '.join(sorted(index.get(name, ()))) or 'not loaded'}")
+        known = {path.name for path in self._view.current.iterdir()}
+        for name, states in sorted(index.items()):
+            if "READY" in states and name not in known:
+                found.append(f"{name} is loaded, and should not be")
+        for served in state.llms.values():
+            for release in served.loaded:
+                if release is not None:
+                    found += self._changed(self._view.document(release))
+                if release != served.live and self.promotion() is None:
+                    found.append(f"{release or UNRELEASED} is loaded beside {served.live or UNRELEASED}")
+        return found
+
+    def _changed(self, release: Release) -> list[str]:
+        found = []
+        for model, digest in release.manifests.items():
+            try:
+                if manifest_digest(release.version_folder(self._layout, model)) != digest:
+                    found.append(f"{model}/{release.versions[model]} is not the one that {release.name} pins any more")
+            except OperatorError as error:
+                found.append(str(error))
+        return found
+
+    # What can be done
+
+    def preflight(self, token: str, document: Any) -> dict[str, Any]:
+        """Look whether a release can be put live; nothing is loaded. Returns the findings."""
+        from .preflight import preflight
+
+        self._check(token)
+        release = Release.from_json(document)
+        return {"findings": [asdict(finding) for finding in preflight(self._layout, release)]}
+
+    def load(self, token: str, document: Any) -> dict[str, Any]:
+        """Load a release next to what runs. Raises Refused with the reason if it cannot be; nothing is left of it."""
+        self._check(token)
+        release = Release.from_json(document)
+        llm = Llm.named(release.llm)
+        with self._acting(f"loading {release.name}"):
+            served = self._view.state().of(llm.name)
+            if release.name in served.loaded:
+                return {"loaded": list(served.loaded), "new": False}
+            changed = self._changed(release)
+            if changed:
+                raise Refused(changed[0])
+            if served.live is None and not served.good:
+                self._view.keep(propose(self._layout, before(release.name), llm.name))
+            self._begin(llm.name, release.name, served.live)
+            started = time.monotonic()
+            try:
+                self._prepare_engine(release)
+                self._view.add(release)
+                with self._view.lock:
+                    state = self._view.state()
+                    served = state.of(llm.name)
+                    self._view.write(state.with_llm(llm.name, replace(served, loaded=(*served.loaded, release.name))))
+                names = [scoped(name, release.name) for name in (*llm.steps, *llm.ensembles)]
+                with self._in_background():
+                    for number, name in enumerate(names, 1):
+                        self._doing = f"loading {name} ({number} of {len(names)})"
+                        self._server.load_model(name)
+            except (ControlError, OSError, OperatorError) as error:
+                self._let_go(llm, release.name)
+                self._end("rolled back", f"it cannot be loaded: {error}")
+                raise Refused(f"{release.name} cannot be loaded: {error}", 422) from error
+            self._mark("loaded")
+            return {"new": True, "seconds": time.monotonic() - started}
+
+    def switch(self, token: str, llm: str, release: str | None) -> dict[str, Any]:
+        """Put a loaded release behind the public names; requests under way stay where they are."""
+        self._check(token)
+        names = Llm.named(llm)
+        with self._acting(f"switching to {release or UNRELEASED}"), self._view.lock:
+            state = self._view.state()
+            served = state.of(llm)
+            if release not in served.loaded:
+                raise Refused(f"{release or UNRELEASED} is not loaded")
+            if served.live == release:
+                return {"switched": False}
+            self._mark("switching")
+            self._view.write(state.with_llm(llm, views.went_live(served, release)))
+            try:
+                self._load_public(names, None in served.loaded)
+            except (ControlError, OSError) as error:
+                self._view.write(state)
+                self._reload_public_quietly(names, served)
+                raise Refused(
+                    f"the public names cannot be switched to {release or UNRELEASED}: {error}", 500
+                ) from error
+            self._mark("watching")
+            return {"switched": True, "left": served.live}
+
+    def _load_public(self, llm: Llm, models_run: bool) -> None:
+        for name in (*llm.ensembles, *(() if models_run else llm.steps)):
+            self._server.load_model(name)
+
+    def _reload_public_quietly(self, llm: Llm, served: Served) -> None:
+        try:
+            self._load_public(llm, None in served.loaded)
+        except (ControlError, OSError) as error:
+            self._note("error", error=str(error))
+
+    def mark(self, token: str, phase: str) -> dict[str, Any]:
+        """Write to the journal how far a promotion is: proved, or watching again."""
+        self._check(token)
+        with self._guard:
+            self._mark(phase)
+            promotion = self.promotion()
+            if promotion is not None and phase == "proved":
+                with self._view.lock:
+                    state = self._view.state()
+                    left = promotion.left or before(promotion.release)
+                    self._view.write(state.with_llm(promotion.llm, views.proved(state.of(promotion.llm), left)))
+        return {}
+
+    def free(self, token: str, llm: str, release: str | None, timeout_s: float) -> dict[str, Any]:
+        """Unload a release that is not live, once the requests that it has are answered.
+
+        at_rest: false if some were not in `timeout_s`; then it stays loaded, and nothing is lost.
+        """
+        self._check(token)
+        names = Llm.named(llm)
+        with self._acting(f"draining {release or UNRELEASED}"):
+            served = self._view.state().of(llm)
+            if release == served.live:
+                raise Refused(f"{release or UNRELEASED} is live")
+            if release not in served.loaded:
+                return {"at_rest": True, "seconds": 0.0}
+            self._mark("freeing")
+            started = time.monotonic()
+            if not wait_for_rest(self._server, names, release, timeout_s, lambda: self._is_held_by(token)):
+                return {"at_rest": False, "seconds": time.monotonic() - started}
+            self._let_go(names, release)
+            return {"at_rest": True, "seconds": time.monotonic() - started}
+
+    def end(self, token: str, outcome: str, why: str) -> dict[str, Any]:
+        """Close the journal's entry of a promotion."""
+        self._check(token)
+        self._end(outcome, why)
+        return {}
+
+    def _is_held_by(self, token: str) -> bool:
+        return self._lock is not None and self._lock.token == token and not _is_stale(self._lock)
+
+    def _let_go(self, llm: Llm, release: str | None) -> None:
+        """Unload what is not live, and forget its folders. What Triton says to it is written down."""
+        with self._view.lock:
+            state = self._view.state()
+            served = state.of(llm.name)
+            if release not in served.loaded:
+                return
+            left = tuple(name for name in served.loaded if name != release)
+            self._view.write(state.with_llm(llm.name, replace(served, loaded=left)))
+        if release is None:
+            # The models behind the plain names give way to graphs over the live release; they end what they have.
+            for model in llm.steps:
+                self._attempt(self._server.load_model, model)
+            return
+        for name in (*reversed(llm.ensembles), *reversed(llm.steps)):
+            self._attempt(self._server.unload_model, scoped(name, release))
+        self._wait_until_gone(llm, release)
+        self._view.remove(release)
+        for path in SHM.iterdir():
+            # Of processes that died: those that end in good order take theirs along.
+            if path.name.startswith(self._server.shm_prefix) and f"@{release}." in path.name:
+                path.unlink(missing_ok=True)
+
+    def _attempt(self, act: Callable[[str], None], name: str) -> None:
+        try:
+            act(name)
+        except (ControlError, OSError) as error:
+            self._note("error", error=f"{name}: {error}")
+
+    def _wait_until_gone(self, llm: Llm, release: str, timeout_s: float = 60) -> None:
+        """Until the processes of a release's models have ended."""
+        names = {scoped(model, release) for model in llm.steps}
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            running = [status for status in self._server.statuses() if status.model in names and is_running(status.pid)]
+            if not running:
+                return
+            time.sleep(0.05)
+
+    def document(self, token: str, release: str) -> dict[str, Any]:
+        """A release that this server was given once."""
+        self._check(token)
+        return self._view.document(release).to_json()
+
+    def point(self, token: str, llm: str, document: Any) -> dict[str, Any]:
+        """Have the next start of a server that does not run serve this release. Raises Refused while it runs."""
+        self._check(token)
+        release = Release.from_json(document)
+        with self._acting(f"pointing to {release.name}"), self._view.lock:
+            if self._server.is_live(timeout_s=2):
+                raise Refused(f"{self._name} runs; load the release, and switch to it")
+            self._prepare_engine(release)
+            self._view.add(release)
+            state = self._view.state()
+            served = views.went_live(replace(state.of(llm), loaded=(release.name,)), release.name)
+            self._view.write(state.with_llm(llm, views.proved(served, release.name)))
+            self._end("rolled back", f"the server did not run; it starts again with {release.name}")
+            self._note("pointed", llm=llm, release=release.name)
+        return {}
+
+    def _prepare_engine(self, release: Release) -> None:
+        """Make the engine of a version that is made from a checkpoint on the machine that serves it."""
+        from trireme_build.engine_folder import ensure_engine
+        from trireme_build.errors import CheckpointError
+        from trireme_runtime.manifest import read_manifest
+
+        from ..layout import DEFAULT_ENGINE, engine_of
+
+        folder = release.version_folder(self._layout, Llm.named(release.llm).engine)
+        try:
+            if read_manifest(folder).get("source") and engine_of(folder) == DEFAULT_ENGINE:
+                ensure_engine(folder, self._layout.root)
+        except (CheckpointError, ManifestError, KeyError, RuntimeError, ValueError) as error:
+            raise OperatorError(f"its engine cannot be made: {error}") from error
+
+    @contextmanager
+    def _in_background(self) -> Iterator[None]:
+        """What is loaded meanwhile leaves the processors to what serves."""
+        yield
+
+    @contextmanager
+    def _acting(self, what: str) -> Iterator[None]:
+        """One act at a time."""
+        if not self._act.acquire(blocking=False):
+            raise Refused(f"{self._name} is {self._doing or 'busy'}")
+        try:
+            self._doing = what
+            yield
+        finally:
+            self._doing = ""
+            self._act.release()
+
+    # The journal
+
+    @property
+    def _promotion_path(self) -> Path:
+        return self._view.folder / "promotion.json"
+
+    def promotion(self) -> Promotion | None:
+        """The promotion that has not come to its end."""
+        try:
+            return Promotion(**json.loads(self._promotion_path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise OperatorError(f"{self._promotion_path}: damaged: {error}") from error
+
+    def _write_promotion(self, promotion: Promotion) -> None:
+        path = self._promotion_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".{path.name}")
+        with staging.open("w", encoding="utf-8") as file:
+            json.dump(asdict(promotion), file)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.rename(path)
+
+    def _begin(self, llm: str, release: str, left: str | None) -> None:
+        assert self._lock is not None
+        promotion = self.promotion()
+        if promotion is not None and (promotion.llm, promotion.release) != (llm, release):
+            raise Refused(f"{promotion.release} is on its way ({promotion.phase}); settle it first")
+        self._write_promotion(Promotion(llm, release, left, "loading", self._lock.operator, now()))
+        self._note("loading", llm=llm, release=release, left=left)
+
+    def _mark(self, phase: str) -> None:
+        promotion = self.promotion()
+        if promotion is not None:
+            self._write_promotion(replace(promotion, phase=phase))
+            self._note(phase, llm=promotion.llm, release=promotion.release)
+
+    def _end(self, outcome: str, why: str) -> None:
+        promotion = self.promotion()
+        if promotion is not None:
+            self._note(outcome, llm=promotion.llm, release=promotion.release, left=promotion.left, why=why)
+        self._promotion_path.unlink(missing_ok=True)
+
+    def _note(self, step: str, **more: Any) -> None:
+        """Append to the server's own journal."""
+        held = self._lock
+        line = {"at": now(), "operator": held.operator if held else "", "step": step, **more}
+        with (self._view.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def before(release: str) -> str:
+    """The name that a server gives to what it served without a release, when `release` is the first."""
+    return f"before-{release}"[:40]
+
+
+def _is_stale(lock: Lock) -> bool:
+    """Whether its owner is gone."""
+    if lock.machine == socket.gethostname():
+        return not is_running(lock.pid)
+    return time.monotonic() - lock.heard_at > LEASE_S
