@@ -1,0 +1,130 @@
+"""What is live on each server, since when, how much traffic each release had, and what is not as it should be."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import OperatorError
+from .control import Control, Unreachable
+from .events import Tell, untold
+from .fleet import Fleet
+from .llm import Llm
+from .release import UNRELEASED
+from .settle import settle
+from .watch import figures, scrape
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a release was asked since it was loaded. errors: those that are the server's fault."""
+
+    release: str
+    requests: float
+    errors: float
+    ttft_p50_s: float | None
+    ttft_p99_s: float | None
+
+
+@dataclass(frozen=True)
+class LlmStatus:
+    """One LLM of one server. live, loaded and good are names of releases, or "unreleased"; since is in UTC."""
+
+    llm: str
+    live: str
+    since: str
+    loaded: list[str]
+    versions: Mapping[str, int]
+    previous: str
+    traffic: list[Traffic] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server. problem: why nothing is known of it. drift: what is not as it should be, in sentences."""
+
+    server: str
+    serving: bool = False
+    started: str = ""
+    llms: list[LlmStatus] = field(default_factory=list)
+    drift: list[str] = field(default_factory=list)
+    doing: str = ""
+    operator: str = ""
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def status(fleet: Fleet, tell: Tell = untold, settles: bool = True) -> list[ServerStatus]:
+    """Look at every server of a fleet; what is found half done there, and nobody is at, is settled first."""
+    return [_status_of(server, tell, settles) for server in fleet.controls]
+
+
+def _status_of(server: Control, tell: Tell, settles: bool) -> ServerStatus:
+    try:
+        seen = server.status()
+        if settles and seen["promotion"] and not seen["lock"]:
+            with server:
+                found = server.lock("status")
+                if found is not None:
+                    settle(server, found, tell)
+            seen = server.status()
+    except Unreachable as error:
+        return ServerStatus(server.name, problem=str(error))
+    held = seen["lock"]
+    return ServerStatus(
+        server=server.name,
+        serving=seen["serving"],
+        started=seen["started"],
+        llms=[_llm(server, seen, name, served) for name, served in sorted(seen["llms"].items())],
+        drift=seen["drift"],
+        doing=seen["doing"],
+        operator=f"{held['operator']} (process {held['pid']}): {held['purpose']}" if held else "",
+    )
+
+
+def _llm(server: Control, seen: Mapping[str, Any], name: str, served: Mapping[str, Any]) -> LlmStatus:
+    live, good = served["live"], served["good"]
+    earlier = good[: good.index(live)] if live in good else good
+    return LlmStatus(
+        llm=name,
+        live=live or UNRELEASED,
+        since=served["since"] or seen["started"],
+        loaded=[release or UNRELEASED for release in served["loaded"]],
+        versions=served["versions"].get(live, {}),
+        previous=earlier[-1] if earlier else "",
+        traffic=[traffic for release in served["loaded"] if (traffic := _traffic(server, seen, name, release))],
+    )
+
+
+def _traffic(server: Control, seen: Mapping[str, Any], llm: str, release: str | None) -> Traffic | None:
+    try:
+        sample = scrape(f"http://{server.address.host}:{seen['ports']['metrics']}/metrics")
+    except (OSError, OperatorError):
+        return None
+    found = figures(None, sample, Llm.named(llm).engine, release or "")
+    return Traffic(release or UNRELEASED, found.requests, found.errors, found.ttft_p50_s, found.ttft_p99_s)
+
+
+def table(servers: list[ServerStatus]) -> str:
+    """For a person."""
+    lines = []
+    for server in servers:
+        state = server.problem or ("serving" if server.serving else "NOT serving")
+        lines.append(f"{server.server}: {state}{f', {server.doing}' if server.doing else ''}")
+        if server.operator:
+            lines.append(f"  at work: {server.operator}")
+        for llm in server.llms:
+            versions = ", ".join(f"{model}/{number}" for model, number in llm.versions.items())
+            lines.append(f"  {llm.llm}: {llm.live} since {llm.since}{f' ({versions})' if versions else ''}")
+            if llm.previous:
+                lines.append(f"    to go back to: {llm.previous}")
+            for traffic in llm.traffic:
+                ttft = "" if traffic.ttft_p50_s is None else f", TTFT p50 {1000 * traffic.ttft_p50_s:.0f} ms"
+                ttft += "" if traffic.ttft_p99_s is None else f", p99 {1000 * traffic.ttft_p99_s:.0f} ms"
+                lines.append(
+                    f"    {traffic.release}: {traffic.requests:g} requests, {traffic.errors:g} with errors{ttft}"
+                )
+        lines += [f"  ! {sentence}" for sentence in server.drift]
+    return "\n".join(lines)
