@@ -11,6 +11,7 @@ from .admission import QueueLimits, QueueState
 from .answers import CancelCause, RunningAnswer
 from .contract import FinishReason, Refusal
 from .engines.base import EngineDied, EngineLimits, EngineStep
+from .model_names import model_and_release
 from .shared_state import QueueFile, StatusFile
 
 #: How often what was counted goes to Triton: each value is a message to the server.
@@ -57,7 +58,7 @@ METRICS: dict[str, tuple[str, str, str | Sequence[float]]] = {
 
 
 class _Families:
-    """The metrics of one model and version, made as they are needed."""
+    """The metrics of one model, version and release, made as they are needed."""
 
     def __init__(self, labels: dict[str, str]) -> None:
         self._labels = labels
@@ -78,11 +79,17 @@ class _Families:
         return self._metrics[name, value]
 
 
+def labels_of(args: dict[str, str]) -> dict[str, str]:
+    """What every metric of a model is labelled with: its own name, its version, and its release, "" without one."""
+    model, release = model_and_release(args["model_name"])
+    return {"model": model, "version": args["model_version"], "release": release}
+
+
 class RefusalCounter:
     """Counts what a model in front of the engine refuses, for the same metric as the engine model's."""
 
     def __init__(self, args: dict[str, str]) -> None:
-        self._families = _Families({"model": args["model_name"], "version": args["model_version"]})
+        self._families = _Families(labels_of(args))
 
     def count(self, refusal: Refusal) -> None:
         """Count one."""
@@ -90,13 +97,14 @@ class RefusalCounter:
 
 
 class EngineMetrics:
-    """An `Observer` that keeps metrics, labelled with the model and its version, and the shared state up to date."""
+    """An `Observer` that keeps metrics, labelled with the model, its version and release, and the shared state."""
 
     def __init__(self, args: dict[str, str], queue_limits: QueueLimits) -> None:
-        model, version = args["model_name"], args["model_version"]
-        self._families = _Families({"model": model, "version": version})
-        self._status = StatusFile(model, version)
-        self._queue_file = QueueFile(model, version, queue_limits)
+        self._model, self._version = args["model_name"], args["model_version"]
+        self._families = _Families(labels_of(args))
+        self._status: StatusFile | None = None
+        self._serves = True
+        self._queue_file = QueueFile(self._model, self._version, queue_limits)
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._gauges: dict[str, float] = {"trireme_engine_up": 1}
@@ -110,9 +118,19 @@ class EngineMetrics:
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
 
-    def engine_limits(self, limits: EngineLimits) -> None:
-        """What the loaded engine has."""
+    def loaded(self, limits: EngineLimits) -> None:
+        """The model is loaded, and this is what its engine has. A death before would not be that of a server."""
         self._set("trireme_kv_cache_blocks_total", limits.kv_blocks)
+        status = StatusFile(self._model, self._version)
+        with self._lock:
+            self._status = status
+            status.serving(self._serves)
+
+    def _serve(self, serves: bool) -> None:
+        with self._lock:
+            self._serves = serves
+            if self._status is not None:
+                self._status.serving(serves)
 
     def _count(self, name: str, value: str = "", count: float = 1) -> None:
         with self._lock:
@@ -186,14 +204,14 @@ class EngineMetrics:
         pb_utils.Logger.log_error(f"a chunk could not be sent: {type(error).__name__}: {error}")
 
     def engine_lost(self, error: EngineDied) -> None:
-        self._status.serving(False)
+        self._serve(False)
         self._set("trireme_engine_up", 0)
         self._set("trireme_kv_cache_blocks_used", 0)
         self._count("trireme_engine_restarts_total", error.cause)
         pb_utils.Logger.log_error(f"the engine was lost ({error.cause}): {error}")
 
     def engine_started(self) -> None:
-        self._status.serving(True)
+        self._serve(True)
         self._set("trireme_engine_up", 1)
         pb_utils.Logger.log_info("the engine was started again")
 
@@ -201,5 +219,6 @@ class EngineMetrics:
         """Unloaded in good order."""
         self._closing.set()
         self._thread.join(timeout=5)
-        self._status.close()
+        if self._status is not None:
+            self._status.close()
         self._queue_file.close()

@@ -76,11 +76,28 @@ _NEUTRAL: dict[str, Callable[[NDArray[Any]], bool]] = {
 
 
 @dataclass(frozen=True)
+class SamplingDefaults:
+    """How ids are chosen where the client sends nothing; None: as the contract says."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    def given(self) -> dict[str, float]:
+        """Those that there are, by the client's name of the tensor."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Defaults:
     """What holds where the client sends nothing."""
 
     end_id: int | None
     exclude_input_in_output: bool = True
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 #: Texts of token ids, for the lists of words that come as ids.
@@ -225,24 +242,45 @@ def refuse_unsupported(tensors: Tensors, honoured: frozenset[str], engine: str) 
             raise invalid(f"{client_name(name)} {_shown(tensors[name])} is not supported by the engine {engine}")
 
 
-def _sampling(read: _Reader) -> Sampling:
-    temperature = read.number("temperature", math.nan, 0.0) if read.scalar("temperature") is not None else None
-    top_k = read.integer("runtime_top_k", 0, 0)
-    top_p = read.number("runtime_top_p", 0.0, 0.0, 1.0)
-    chosen = temperature is not None or top_k > 1 or top_p > 0
+def check_sampling_defaults(defaults: SamplingDefaults, honoured: frozenset[str], engine: str) -> None:
+    """Raise ValueError naming the first default that the engine would not honour: no request is refused for one."""
+    tensors = {name: tensor for tensor, name in CLIENT_NAMES.items()}
+    for name, value in defaults.given().items():
+        tensor = tensors.get(name, name)
+        neutral = _NEUTRAL.get(tensor)
+        if tensor not in honoured and (neutral is None or not neutral(np.array(value))):
+            raise ValueError(
+                f"parameter 'default_{name}' has the value '{value:g}'; the engine {engine} does not honour it"
+            )
+
+
+def _sampling(read: _Reader, defaults: SamplingDefaults) -> Sampling:
     beam_width = read.integer("beam_width", 1, 1)
+    if beam_width > 1:
+        # A beam search goes together with none of them.
+        defaults = SamplingDefaults()
+    temperature = defaults.temperature
+    if read.scalar("temperature") is not None:
+        temperature = read.number("temperature", math.nan, 0.0)
+    top_k = read.integer("runtime_top_k", defaults.top_k or 0, 0)
+    top_p = read.number("runtime_top_p", defaults.top_p or 0.0, 0.0, 1.0)
+    chosen = temperature is not None or top_k > 1 or top_p > 0
     # What clients of a beam search send along: it asks for nothing.
     neutral = beam_width > 1 and temperature == 1 and top_k == 0 and top_p in (0, 1)
     greedy = not chosen or temperature == 0 or top_k == 1 or neutral
     seed = read.scalar("seed")
+
+    def penalty(name: str, default: float | None, neutral: float, lowest: float, highest: float = math.inf) -> float:
+        return read.number(name, neutral if default is None else default, lowest, highest)
+
     return Sampling(
         temperature=0.0 if greedy else 1.0 if temperature is None else temperature,
         top_k=top_k,
         top_p=top_p or 1.0,
         seed=None if seed is None else int(seed),
-        repetition_penalty=read.number("repetition_penalty", 1.0, 0.001),
-        presence_penalty=read.number("presence_penalty", 0.0, -2.0, 2.0),
-        frequency_penalty=read.number("frequency_penalty", 0.0, -2.0, 2.0),
+        repetition_penalty=penalty("repetition_penalty", defaults.repetition_penalty, 1.0, 0.001),
+        presence_penalty=penalty("presence_penalty", defaults.presence_penalty, 0.0, -2.0, 2.0),
+        frequency_penalty=penalty("frequency_penalty", defaults.frequency_penalty, 0.0, -2.0, 2.0),
         min_tokens=read.integer("min_tokens", 0, 0),
         beam_width=beam_width,
         length_penalty=read.number("len_penalty", 1.0, -100.0, 100.0),
@@ -338,9 +376,9 @@ def parse_generation(
 ) -> GenerationRequest:
     """Read the tensors of a generation; each comes with the batch dimension.
 
-    Greedy unless a temperature above 0, top_k above 1 or top_p above 0 is given; temperature 0 and top_k 1 are greedy
-    whatever else is. max_tokens is cut to what the context leaves. Raises Refusal (INVALID_ARGUMENT) naming the tensor,
-    the value and the limit.
+    Greedy unless a temperature above 0, top_k above 1 or top_p above 0 is given, or is the default; temperature 0 and
+    top_k 1 are greedy whatever else is. A beam search takes no defaults of sampling. max_tokens is cut to what the
+    context leaves. Raises Refusal (INVALID_ARGUMENT) naming the tensor, the value and the limit.
     """
     refuse_unsupported(tensors, honoured, engine)
     read = _Reader(tensors)
@@ -354,7 +392,7 @@ def parse_generation(
             f"the prompt has {len(ids)} tokens; the model's context of {limits.max_context_tokens} tokens "
             f"leaves room for at most {limits.max_context_tokens - 1}"
         )
-    sampling = _sampling(read)
+    sampling = _sampling(read, defaults.sampling)
     if sampling.min_tokens > max_new_tokens:
         raise invalid(f"min_tokens is {sampling.min_tokens}; at most max_tokens, {max_new_tokens}, is allowed")
     given = read.scalar("end_id", defaults.end_id)

@@ -21,3 +21,17 @@ NUMBERS = {
 
 #: Those that are true or false.
 FLAGS = ("enable_kv_cache_reuse",)
+
+#: What holds where a client sends nothing, by the name of the client's tensor: the lowest and the highest value. The
+#: parameter has `default_` before the name; it is empty where there is none.
+SAMPLING_DEFAULTS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, 1_000_000),
+    "repetition_penalty": (0.001, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+
+#: Of these, those that are whole numbers.
+WHOLE_SAMPLING_DEFAULTS = ("top_k",)

@@ -3,9 +3,11 @@
 Each model instance has a *status*: that it lives, and whether it serves. The file goes when the model is unloaded in
 good order, so one whose process is gone tells of a crash. The engine model also shows its *queue*, so that
 `preprocessing` can refuse before it tokenizes; and `postprocessing` shows the engine model how many of its chunks are
-done, so that no more are sent than are taken.
+done, so that no more are sent than are taken. The supervisor's *background mark* says that what is loaded now is to
+keep out of the way.
 """
 
+import glob
 import mmap
 import os
 import struct
@@ -38,36 +40,77 @@ _LOST_AFTER_S = 0.25
 _MAX_SOURCES = 64
 
 
-def _make(name: str, size: int) -> tuple[Path, mmap.mmap]:
-    path = SHM / f"{shm_prefix()}{name}"
-    staging = path.with_name(f"{path.name}.{os.getpid()}")
-    staging.write_bytes(bytes(size))
-    with staging.open("r+b") as file:
-        mapped = mmap.mmap(file.fileno(), size)
-    staging.rename(path)
-    return path, mapped
+class _OwnFile:
+    """A file of this process, mapped as `mapped`."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._path = SHM / f"{shm_prefix()}{name}"
+        staging = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        staging.write_bytes(bytes(size))
+        with staging.open("r+b") as file:
+            self.mapped = mmap.mmap(file.fileno(), size)
+            self._inode = os.fstat(file.fileno()).st_ino
+        staging.rename(self._path)
+
+    def remove(self) -> None:
+        """It goes, unless a successor of this process has put its own in the place."""
+        if _same(self._path, self._inode):
+            self._path.unlink(missing_ok=True)
+
+
+def _files(prefix: str, model: str, kind: str) -> list[tuple[str, int, Path]]:
+    """The files of a kind: whose they are, by model and version. model: a name, or "" for all of them."""
+    found = []
+    for path in sorted(SHM.glob(f"{glob.escape(prefix)}*.{kind}")):
+        owner, _, version = path.name[len(prefix) : -len(kind) - 1].rpartition(".")
+        if version.isdecimal() and owner and model in ("", owner):
+            found.append((owner, int(version), path))
+    return found
+
+
+class BackgroundMark:
+    """Says that models serve beside which others are loaded now: these keep out of the way, see `background`.
+
+    prefix: that of the server's files, where it is not this process's own server.
+    """
+
+    def __init__(self, prefix: str | None = None) -> None:
+        self._path = SHM / f"{shm_prefix() if prefix is None else prefix}background"
+
+    def make(self) -> None:
+        """From now on."""
+        self._path.touch()
+
+    def remove(self) -> None:
+        """No more; nothing happens where it is not there."""
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it holds."""
+        return self._path.exists()
 
 
 class StatusFile:
     """The status of one model instance, written by its process."""
 
     def __init__(self, model: str, version: str) -> None:
-        self._path, self._mapped = _make(f"{model}.{version}.status", _STATUS.size)
+        self._file = _OwnFile(f"{model}.{version}.status", _STATUS.size)
         self._version = int(version)
         self.serving(True)
 
     def serving(self, serves: bool) -> None:
         """Say whether requests are served now."""
-        _STATUS.pack_into(self._mapped, 0, os.getpid(), int(serves), self._version)
+        _STATUS.pack_into(self._file.mapped, 0, os.getpid(), int(serves), self._version)
 
     def close(self) -> None:
         """Unloaded in good order."""
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What a StatusFile says."""
+    """What a StatusFile says. model: the name that it was loaded under."""
 
     model: str
     version: int
@@ -78,12 +121,12 @@ class ModelStatus:
 def read_statuses(prefix: str) -> list[ModelStatus]:
     """The status of every model instance of the server with this prefix."""
     found = []
-    for path in sorted(SHM.glob(f"{prefix}*.status")):
+    for model, version, path in _files(prefix, "", "status"):
         try:
-            pid, serves, version = _STATUS.unpack(path.read_bytes())
+            pid, serves, _ = _STATUS.unpack(path.read_bytes())
         except (OSError, struct.error):
             continue
-        found.append(ModelStatus(path.name[len(prefix) :].split(".")[0], version, pid, bool(serves)))
+        found.append(ModelStatus(model, version, pid, bool(serves)))
     return found
 
 
@@ -91,14 +134,14 @@ class QueueFile:
     """The queue of one engine model, written by its process."""
 
     def __init__(self, model: str, version: str, limits: QueueLimits) -> None:
-        self._path, self._mapped = _make(f"{model}.{version}.queue", _QUEUE.size)
+        self._file = _OwnFile(f"{model}.{version}.queue", _QUEUE.size)
         self._limits = limits
 
     def write(self, state: QueueState) -> None:
         """Show this state; a reader may see a part of the one before."""
         limits = self._limits
         _QUEUE.pack_into(
-            self._mapped,
+            self._file.mapped,
             0,
             limits.max_size,
             limits.max_tokens,
@@ -110,14 +153,14 @@ class QueueFile:
 
     def close(self) -> None:
         """Unloaded in good order."""
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
 
 
 class QueueReader:
     """Reads the queue of the highest version of an engine model."""
 
     def __init__(self, model: str) -> None:
-        self._pattern = f"{shm_prefix()}{model}.*.queue"
+        self._model = model
         self._path: Path | None = None
         self._mapped: mmap.mmap | None = None
         self._inode = 0
@@ -137,7 +180,8 @@ class QueueReader:
         return QueueLimits(size, tokens, delay_ms), QueueState(counts, queued_tokens, starts_per_s)
 
     def _open(self) -> None:
-        found = max(SHM.glob(self._pattern), key=lambda path: int(path.name.split(".")[-2]), default=None)
+        files = _files(shm_prefix(), self._model, "queue")
+        found = max(files, key=lambda file: file[1])[2] if files else None
         if found is None or (self._path == found and self._mapped is not None and _same(found, self._inode)):
             if found is None:
                 self._path = self._mapped = None
@@ -157,7 +201,7 @@ class ChunkCounter:
 
     def __init__(self) -> None:
         self.source = os.getpid()
-        self._path, self._mapped = _make(f"{self.source}.chunks", _COUNT.size)
+        self._file = _OwnFile(f"{self.source}.chunks", _COUNT.size)
         self._sent = 0
         self._seen = (0, 0.0)
 
@@ -167,7 +211,7 @@ class ChunkCounter:
 
     def under_way(self, now: float) -> int:
         """How many are not done yet. Those that nobody took for a while are given up: their answers are gone."""
-        done = int(_COUNT.unpack_from(self._mapped)[0])
+        done = int(_COUNT.unpack_from(self._file.mapped)[0])
         if done != self._seen[0] or self._sent <= done:
             self._seen = (done, now)
         elif now - self._seen[1] > _LOST_AFTER_S:
@@ -176,7 +220,7 @@ class ChunkCounter:
 
     def close(self) -> None:
         """Unloaded in good order."""
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
 
 
 class ChunkAcknowledger:

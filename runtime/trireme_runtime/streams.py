@@ -106,7 +106,7 @@ class StreamRouter:
 
     If the engine dies, its streams end with an error, and it is started again with `start_engine`; meanwhile requests
     are refused as unavailable. `detokenizer` is asked for window boundaries and stop strings only; texts are made
-    elsewhere.
+    elsewhere. first_key: generations are known by keys that count from it, below 2**62.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class StreamRouter:
         observer: Observer,
         settings: RouterSettings = RouterSettings(),
         pipe: Pipe | None = None,
+        first_key: int = 1,
     ) -> None:
         self._start_engine = start_engine
         self._engine = start_engine()
@@ -123,7 +124,7 @@ class StreamRouter:
         self._observer = observer
         self._settings = settings
         self._pipe = pipe
-        self._keys = itertools.count(1)
+        self._keys = itertools.count(first_key)
         self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
         self._sequences: dict[int, tuple[RunningAnswer, RunningSequence]] = {}

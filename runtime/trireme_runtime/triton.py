@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .answers import Chunk, Metrics
 from .contract import Code, Refusal, invalid
 from .packing import PackedChunk, pack
-from .settings import NUMBERS, WHOLE_NUMBERS
+from .requests import SamplingDefaults
+from .settings import NUMBERS, SAMPLING_DEFAULTS, WHOLE_NUMBERS, WHOLE_SAMPLING_DEFAULTS
 from .versions import key_of_environment, verify_version
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
@@ -65,8 +66,25 @@ class ModelConfig:
 
     def integer(self, key: str) -> int:
         """The setting `key` as a whole number. Raises ValueError naming key, value and limits."""
+        return self._whole_number(key, *WHOLE_NUMBERS[key])
+
+    def number(self, key: str) -> float:
+        """The setting `key` as a number. Raises ValueError naming key, value and limits."""
+        return self._number(key, *NUMBERS[key])
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        """The parameters `default_...`; none where they are missing or empty. Raises ValueError as for a setting."""
+        parameters = self._config.get("parameters", {})
+        given: dict[str, Any] = {}
+        for name, limits in SAMPLING_DEFAULTS.items():
+            key = f"default_{name}"
+            if parameters.get(key, {}).get("string_value"):
+                read = self._whole_number if name in WHOLE_SAMPLING_DEFAULTS else self._number
+                given[name] = read(key, *limits)
+        return SamplingDefaults(**given)
+
+    def _whole_number(self, key: str, lowest: float, highest: float) -> int:
         value = self.text(key)
-        lowest, highest = WHOLE_NUMBERS[key]
         if not value.isascii() or not value.isdecimal() or not lowest <= int(value[:20]) <= highest:
             raise ValueError(
                 f"{self.name}: parameter {key!r} has the value {value[:40]!r}, not a whole number "
@@ -74,10 +92,8 @@ class ModelConfig:
             )
         return int(value)
 
-    def number(self, key: str) -> float:
-        """The setting `key` as a number. Raises ValueError naming key, value and limits."""
+    def _number(self, key: str, lowest: float, highest: float) -> float:
         value = self.text(key)
-        lowest, highest = NUMBERS[key]
         try:
             number = float(value)
         except ValueError:

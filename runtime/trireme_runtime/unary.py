@@ -26,6 +26,7 @@ from tritonclient.utils import (
 )
 
 from . import triton
+from .cancelling import stop_elsewhere
 from .contract import UNARY_ID_PREFIX, Code, Refusal, invalid, parse_refusal
 
 #: Where the server's gRPC endpoint is, host:port.
@@ -118,13 +119,11 @@ class UnaryFront:
 
     async def _stop_when_given_up(self, request_id: str, sender: Any) -> None:
         """Until it is cancelled: before the request reaches the engine, there is nothing to stop."""
-        stop = self._message(self._engine_model, request_id, {"stop": np.array([[True]])})
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_CANCELLATION_POLL_S)
             if sender.is_cancelled():
-                with contextlib.suppress(Refusal):
-                    async for _ in self._responses(stop):
-                        pass
+                await loop.run_in_executor(None, stop_elsewhere, self._engine_model, request_id)
 
     def close(self) -> None:
         """End the thread."""

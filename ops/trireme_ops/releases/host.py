@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trireme_runtime.manifest import ManifestError
-from trireme_runtime.shared_state import SHM
+from trireme_runtime.shared_state import SHM, BackgroundMark
 
 from ..errors import OperatorError
 from ..layout import Layout
@@ -381,7 +381,12 @@ class ReleaseHost:
     @contextmanager
     def _in_background(self) -> Iterator[None]:
         """What is loaded meanwhile leaves the processors to what serves."""
-        yield
+        mark = BackgroundMark(self._server.shm_prefix)
+        mark.make()
+        try:
+            yield
+        finally:
+            mark.remove()
 
     @contextmanager
     def _acting(self, what: str) -> Iterator[None]:

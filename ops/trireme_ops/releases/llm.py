@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
+from trireme_runtime.model_names import SEPARATOR, model_and_release
+
 from ..errors import OperatorError
 from ..family import families, model_names
 from ..layout import Layout
-
-#: Between a model's name and its release's, in the name that it is loaded under.
-SEPARATOR = "@"
 
 #: The committed LLM, by the name of its public ensemble.
 DEFAULT_LLM = "ensemble"
@@ -20,7 +19,7 @@ def scoped(model: str, release: str | None) -> str:
 
 def unscoped(name: str) -> tuple[str, str | None]:
     """A model's own name, and the release that it belongs to."""
-    model, _, release = name.partition(SEPARATOR)
+    model, release = model_and_release(name)
     return model, release or None
 
 

@@ -3,3 +3,8 @@
 A version folder's model.py names the one that it runs; what they call lies beside this package, and knows nothing about
 tensors.
 """
+
+from .. import background
+
+# What a model imports is a good part of what loading it takes.
+background.begin()

@@ -1,5 +1,7 @@
 """Token ids to token ids: the engine slot. `execute` only enqueues; answers come from the stream router."""
 
+import contextlib
+import random
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -7,12 +9,14 @@ import triton_python_backend_utils as pb_utils
 from .. import triton
 from ..admission import QueueLimits
 from ..answers import CancelCause, Chunk
+from ..background import loads_in_background
+from ..cancelling import StopListener, Stopper
 from ..contract import UNARY_ID_PREFIX, Code, Refusal, invalid
 from ..detokenizing import Detokenizer
 from ..engines import load_engine
 from ..engines.base import Engine, EngineSettings
 from ..metrics import EngineMetrics
-from ..requests import Defaults, check_batch_of_one, parse_generation
+from ..requests import Defaults, check_batch_of_one, check_sampling_defaults, parse_generation
 from ..shared_state import ChunkCounter
 from ..streams import RouterSettings, StreamRouter
 from ..tokenizing import load_tokenizer
@@ -52,10 +56,13 @@ class _ResponseSink:
 class TritonPythonModel:
     """Decoupled: one response per chunk while streaming, else one with all ids. `stop` true ends a running request."""
 
+    @loads_in_background
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         tokenizer = load_tokenizer(config.folder("tokenizer_dir"))
-        self._defaults = Defaults(tokenizer.eos_token_id, config.flag("exclude_input_in_output"))
+        self._defaults = Defaults(
+            tokenizer.eos_token_id, config.flag("exclude_input_in_output"), config.sampling_defaults()
+        )
         settings = EngineSettings(
             max_num_seqs=config.integer("max_num_sequences"),
             max_num_tokens=config.integer("max_num_tokens"),
@@ -76,13 +83,32 @@ class TritonPythonModel:
         )
 
         def start_engine() -> Engine:
-            return load_engine(config.text("engine"), config.folder("engine_dir"), settings)
+            engine = load_engine(config.text("engine"), config.folder("engine_dir"), settings)
+            try:
+                check_sampling_defaults(self._defaults.sampling, engine.honours, engine.name)
+            except ValueError:
+                engine.close()
+                raise
+            return engine
 
         self._detokenizer = Detokenizer(tokenizer)
-        self._chunks = ChunkCounter()
-        self._metrics = EngineMetrics(args, queue)
-        self._router = StreamRouter(start_engine, self._detokenizer, self._metrics, router_settings, self._chunks)
-        self._metrics.engine_limits(self._router.engine.limits)
+        # What was begun is ended, and leaves nothing in shared memory, where the rest of it fails.
+        with contextlib.ExitStack() as begun:
+            self._chunks = ChunkCounter()
+            begun.callback(self._chunks.close)
+            self._metrics = EngineMetrics(args, queue)
+            begun.callback(self._metrics.close)
+            # No two engine models of a server have a key in common: one may be asked to stop a stream of another.
+            first_key = random.SystemRandom().randrange(1, 2**60)
+            self._router = StreamRouter(
+                start_engine, self._detokenizer, self._metrics, router_settings, self._chunks, first_key
+            )
+            begun.callback(self._router.close)
+            listener = StopListener(args["model_name"], self._stop_here)
+            begun.callback(listener.close)
+            self._stopper = Stopper(args["model_name"])
+            self._metrics.loaded(self._router.engine.limits)
+            self._begun = begun.pop_all()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -101,8 +127,7 @@ class TritonPythonModel:
         for name, values in tensors.items():
             check_batch_of_one(name, values.shape)
         if "stop" in tensors and tensors["stop"].any():
-            self._stop(request.request_id(), tensors)
-            sink.end()
+            self._stop(request.request_id(), tensors, sink)
             return
         engine = self._router.engine
         generation = parse_generation(
@@ -113,22 +138,42 @@ class TritonPythonModel:
         )
         self._router.start(generation, sink, request.request_id())
 
-    def _stop(self, request_id: str, tensors: dict[str, Any]) -> None:
-        if "stream_key" in tensors:
-            # From `postprocessing`, which sees clients go.
-            self._router.cancel(int(tensors["stream_key"].flat[0]), CancelCause.CLIENT)
-            return
-        if not request_id:
+    def _stop(self, request_id: str, tensors: dict[str, Any], sink: _ResponseSink) -> None:
+        """End a generation, wherever in the server it runs, and answer when that is done."""
+        stream_key = int(tensors["stream_key"].flat[0]) if "stream_key" in tensors else 0
+        if not stream_key and not request_id:
             raise invalid("stop: the request has no id; send that of the request to stop")
+
+        def answer(found: int) -> None:
+            try:
+                if found == 1 or stream_key:
+                    sink.end()
+                else:
+                    sink.fail(_not_stopped(request_id, found))
+            except Exception as error:
+                self._metrics.send_failed(error)
+
+        found = self._stop_here(request_id, stream_key)
+        if found:
+            answer(found)
+        else:
+            self._stopper.stop(request_id, stream_key, answer)
+
+    def _stop_here(self, request_id: str, stream_key: int) -> int:
+        """See `cancelling.Stop`."""
+        if stream_key:
+            return int(self._router.cancel(stream_key, CancelCause.CLIENT))
         keys = self._router.keys_of(request_id)
-        if not keys:
-            raise Refusal(Code.NOT_FOUND, f"stop: no request with the id {request_id!r} is running")
-        if len(keys) > 1:
-            raise invalid(f"stop: {len(keys)} requests with the id {request_id!r} are running; ids must be unique")
-        given_up = request_id.startswith(UNARY_ID_PREFIX)
-        self._router.cancel(keys[0], CancelCause.CLIENT if given_up else CancelCause.STOP)
+        if len(keys) == 1:
+            given_up = request_id.startswith(UNARY_ID_PREFIX)
+            self._router.cancel(keys[0], CancelCause.CLIENT if given_up else CancelCause.STOP)
+        return len(keys)
 
     def finalize(self) -> None:
-        self._router.close()
-        self._metrics.close()
-        self._chunks.close()
+        self._begun.close()
+
+
+def _not_stopped(request_id: str, found: int) -> Refusal:
+    if not found:
+        return Refusal(Code.NOT_FOUND, f"stop: no request with the id {request_id!r} is running")
+    return invalid(f"stop: {found} requests with the id {request_id!r} are running; ids must be unique")

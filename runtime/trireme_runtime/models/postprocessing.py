@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from .. import triton
+from ..background import loads_in_background
 from ..cancelling import EngineStopper
 from ..contract import invalid
 from ..detokenizing import Detokenizer
@@ -24,6 +25,7 @@ class TritonPythonModel:
     Out: OUTPUT [1, beams]. Of a CHUNK, also what is in it, where that is asked for.
     """
 
+    @loads_in_background
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import triton
 from ..admission import HIGHEST_PRIORITY, LOWEST_PRIORITY, refusal_of
+from ..background import loads_in_background
 from ..contract import invalid
 from ..metrics import RefusalCounter
 from ..requests import check_batch_of_one, decode_text
@@ -16,6 +17,7 @@ from ..tokenizing import Encoder, load_tokenizer
 class TritonPythonModel:
     """In: QUERY or MESSAGES, STRING [1, 1]. Out: INPUT_ID [1, n], and what else a client of `tensorrt_llm` sends on."""
 
+    @loads_in_background
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         self._encoder = Encoder(load_tokenizer(config.folder("tokenizer_dir")))
