@@ -16,7 +16,8 @@ Answer = dict[str, Any]
 
 def infer_request(model: str, request_id: str = "", **values: Any) -> Any:
     """A request; values are scalars or lists, without the batch dimension."""
-    signature = SIGNATURES.get(model) or SIGNATURES["llmapi" if model.endswith("llmapi") else "ensemble"]
+    own_name = model.partition("@")[0]
+    signature = SIGNATURES.get(own_name) or SIGNATURES["llmapi" if own_name.endswith("llmapi") else "ensemble"]
     dtypes = {tensor.name: tensor.dtype for tensor in signature[0]}
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, value in values.items():

@@ -197,14 +197,14 @@ POSTPROCESSING_INPUTS = (
     *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
 )
 
-#: All but OUTPUT say what is in a CHUNK; `tensorrt_llm` gives the same to those who call it by itself.
+#: The others say what is in a CHUNK: what `tensorrt_llm` gives to those who call it by itself.
 POSTPROCESSING_OUTPUTS = (
     *_tensors("STRING", (-1,), "OUTPUT"),
-    *_tensors("INT32", (-1, -1), "OUTPUT_IDS"),
-    *_tensors("INT32", (-1,), "SEQUENCE_LENGTH WINDOW_IDS"),
-    *_tensors("UINT64", (1,), "STREAM_KEY"),
-    *_tensors("STRING", (-1,), "FINISH_REASON STOP_REASON"),
-    *_tensors("INT32", (1,), "NUM_INPUT_TOKENS NUM_OUTPUT_TOKENS"),
+    *_tensors("INT32", (-1, -1), "CHUNK_OUTPUT_IDS"),
+    *_tensors("INT32", (-1,), "CHUNK_SEQUENCE_LENGTH CHUNK_WINDOW_IDS"),
+    *_tensors("UINT64", (1,), "CHUNK_STREAM_KEY"),
+    *_tensors("STRING", (-1,), "CHUNK_FINISH_REASON CHUNK_STOP_REASON"),
+    *_tensors("INT32", (1,), "CHUNK_NUM_INPUT_TOKENS CHUNK_NUM_OUTPUT_TOKENS"),
 )
 
 

@@ -159,14 +159,14 @@ def chunk_outputs(chunk: Chunk) -> list[Any]:
 def unpacked_outputs(chunk: PackedChunk, stop_reasons: list[str]) -> list[Any]:
     """The output tensors of `postprocessing` that say what `tensorrt_llm` sent; see `chunk_outputs`."""
     return [
-        output("OUTPUT_IDS", [_even([ids for ids, _ in chunk.rows], np.int32)], np.int32),
-        output("SEQUENCE_LENGTH", [[len(ids) for ids, _ in chunk.rows]], np.int32),
-        output("WINDOW_IDS", [chunk.window_ids], np.int32),
-        output("STREAM_KEY", [[chunk.stream_key]], np.uint64),
-        output("FINISH_REASON", [[reason.value if reason else "" for _, reason in chunk.rows]], object),
-        output("STOP_REASON", [stop_reasons], object),
-        output("NUM_INPUT_TOKENS", [[chunk.num_input_tokens]], np.int32),
-        output("NUM_OUTPUT_TOKENS", [[chunk.num_output_tokens]], np.int32),
+        output("CHUNK_OUTPUT_IDS", [_even([ids for ids, _ in chunk.rows], np.int32)], np.int32),
+        output("CHUNK_SEQUENCE_LENGTH", [[len(ids) for ids, _ in chunk.rows]], np.int32),
+        output("CHUNK_WINDOW_IDS", [chunk.window_ids], np.int32),
+        output("CHUNK_STREAM_KEY", [[chunk.stream_key]], np.uint64),
+        output("CHUNK_FINISH_REASON", [[reason.value if reason else "" for _, reason in chunk.rows]], object),
+        output("CHUNK_STOP_REASON", [stop_reasons], object),
+        output("CHUNK_NUM_INPUT_TOKENS", [[chunk.num_input_tokens]], np.int32),
+        output("CHUNK_NUM_OUTPUT_TOKENS", [[chunk.num_output_tokens]], np.int32),
     ]
 
 

@@ -1,6 +1,6 @@
 """The configurations that a release is served with, made from those of the checkout: messages in, messages out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from tritonclient.grpc import model_config_pb2
 
@@ -14,7 +14,7 @@ DEFAULT_PREFIX = "default_"
 #: Outputs of an engine model that its alias takes from the postprocessing model, which has them by these names: they
 #: are in the packed chunk, and whoever asks for one of them passes the step that sees clients go.
 UNPACKED_OUTPUTS = {
-    name: name.upper()
+    name: f"CHUNK_{name.upper()}"
     for name in (
         "output_ids",
         "sequence_length",
@@ -79,26 +79,32 @@ def ensemble_config(
 def alias_config(config: model_config_pb2.ModelConfig, llm: Llm, release: str) -> model_config_pb2.ModelConfig:
     """A step of `llm` under its own name, as an ensemble over the release's.
 
-    It takes and gives what the model itself does, but for the engine model's `chunk`, which is between the models. The
-    engine model's alias has the postprocessing model behind it: Triton does not carry the cancellation of an ensemble
-    to the step that is running, and postprocessing sees it and stops the generation.
+    It takes and gives what the model itself does, with these exceptions: in an ensemble, what is taken and what is
+    given cannot have the same name, so preprocessing's does not give REQUEST_OUTPUT_LEN, and the engine model's does
+    not take `stream_key`; and what is between the models alone, and not always there, is left out: `chunk`, and what
+    postprocessing says of it. Errors have "in ensemble NAME" in front.
+
+    The engine model's alias has the postprocessing model behind it: Triton does not carry the cancellation of an
+    ensemble to the step that is running, and postprocessing sees it and stops the generation.
     """
     made = model_config_pb2.ModelConfig(name=config.name, platform="ensemble", max_batch_size=config.max_batch_size)
-    made.input.extend(config.input)
-    made.output.extend(output for output in config.output if config.name != llm.engine or output.name != "chunk")
+    is_engine = config.name == llm.engine
+    # Keys come back from the release that a chunk is of; only postprocessing sends one, and to that release.
+    made.input.extend(tensor for tensor in config.input if not is_engine or tensor.name != "stream_key")
+    taken = {tensor.name for tensor in made.input}
+    internal = {"chunk", *UNPACKED_OUTPUTS.values()}
+    made.output.extend(tensor for tensor in config.output if tensor.name not in taken | internal)
     step = made.ensemble_scheduling.step.add(model_name=scoped(config.name, release), model_version=-1)
-    _map(step.input_map, (tensor.name for tensor in config.input))
-    if config.name != llm.engine:
-        _map(step.output_map, (tensor.name for tensor in config.output))
-        return made
-    unpacked = {tensor.name for tensor in made.output} & UNPACKED_OUTPUTS.keys()
-    _map(step.output_map, (tensor.name for tensor in made.output if tensor.name not in unpacked))
-    behind = made.ensemble_scheduling.step.add(model_name=scoped(llm.postprocessing, release), model_version=-1)
-    for engine_name, name in _CHUNK_INPUTS.items():
-        # An edge of its own: an output of the ensemble may have the same name.
-        step.output_map[engine_name] = behind.input_map[name] = f"packed_{engine_name}"
-    for engine_name in sorted(unpacked):
-        behind.output_map[UNPACKED_OUTPUTS[engine_name]] = engine_name
+    _map(step.input_map, taken)
+    unpacked = {tensor.name for tensor in made.output} & UNPACKED_OUTPUTS.keys() if is_engine else set()
+    _map(step.output_map, {tensor.name for tensor in made.output} - unpacked)
+    if is_engine:
+        behind = made.ensemble_scheduling.step.add(model_name=scoped(llm.postprocessing, release), model_version=-1)
+        for engine_name, name in _CHUNK_INPUTS.items():
+            # An edge of its own: an output of the ensemble may have the same name.
+            step.output_map[engine_name] = behind.input_map[name] = f"packed_{engine_name}"
+        for engine_name in sorted(unpacked):
+            behind.output_map[UNPACKED_OUTPUTS[engine_name]] = engine_name
     return made
 
 
@@ -108,5 +114,6 @@ def _copy(config: model_config_pb2.ModelConfig) -> model_config_pb2.ModelConfig:
     return made
 
 
-def _map(target: "Mapping[str, str]", names: Iterable[str]) -> None:
-    target.update({name: name for name in names})  # type: ignore[attr-defined]
+def _map(target: MutableMapping[str, str], names: Iterable[str]) -> None:
+    for name in sorted(names):
+        target[name] = name
