@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,15 @@ from trireme_runtime.models.engine import TritonPythonModel
 __all__ = ["TritonPythonModel"]
 '''
 
+#: The engine model of an LLM; another LLM's has its name in front.
+ENGINE_MODEL = "tensorrt_llm"
+
+#: The models of an LLM that have its tokenizer, named alike.
+TOKENIZING = ("preprocessing", "postprocessing")
+
+#: Within a version.
+_TOKENIZER = Path("tokenizer", "tokenizer.json")
+
 #: Where versions are staged, below the root: outside every model folder, where Triton would take one for a version.
 _STATE = ".trireme"
 
@@ -35,7 +44,8 @@ class Candidate:
     """What becomes a version of the engine model `model` below `root`/model_repository.
 
     engine_folder: copied as `engine/`. origin: further keys of the manifest; origin["build"]["digest"] tells whether it
-    has been published before.
+    has been published before. with_tokenizer: whether the checkpoint's tokenizer is published along with it, so that it
+    need not be one that the LLM has already.
     """
 
     root: Path
@@ -45,6 +55,7 @@ class Candidate:
     checkpoint: Path
     context_tokens: int
     origin: Mapping[str, Any]
+    with_tokenizer: bool = False
 
     @property
     def model_folder(self) -> Path:
@@ -53,7 +64,7 @@ class Candidate:
 
 
 def check_target(candidate: Candidate) -> None:
-    """Raise PublishError if the model is not there, runs another engine, or its family has another tokenizer."""
+    """Raise PublishError if the model is not there, runs another engine, or no version of its LLM has the tokenizer."""
     config = candidate.model_folder / "config.pbtxt"
     if not config.is_file():
         raise PublishError(f"{candidate.model_folder}: no such model; trireme add makes one for another LLM")
@@ -63,18 +74,19 @@ def check_target(candidate: Candidate) -> None:
             f"{config}: runs the engine {engine}, and this version is for {candidate.engine}; publish it into a "
             "repository that was rendered for it: trireme render PROFILE DIR, then TRIREME_ROOT=DIR trireme build ..."
         )
-    for part in ("preprocessing", "postprocessing"):
-        model = candidate.root / "model_repository" / candidate.model.replace("tensorrt_llm", part)
-        versions = version_folders(model)
-        theirs = versions[-1] / "tokenizer" / "tokenizer.json" if versions else None
-        if theirs is None or not theirs.is_file():
+    for part in TOKENIZING:
+        model = candidate.root / "model_repository" / candidate.model.replace(ENGINE_MODEL, part)
+        tokenizers = [path for version in version_folders(model) if (path := version / _TOKENIZER).is_file()]
+        if not tokenizers:
             raise PublishError(f"{model}: has no version with a tokenizer; {candidate.model} is served with it")
-        if theirs.read_bytes() != (candidate.checkpoint / "tokenizer.json").read_bytes():
-            raise PublishError(
-                f"{candidate.checkpoint / 'tokenizer.json'}: is another tokenizer than {theirs}; make a family of its "
-                f"own for it: trireme add NAME --checkpoint {candidate.checkpoint}, then publish.model = "
-                '"NAME_tensorrt_llm"'
-            )
+        ours = candidate.checkpoint / "tokenizer.json"
+        if candidate.with_tokenizer or any(path.read_bytes() == ours.read_bytes() for path in tokenizers):
+            continue
+        raise PublishError(
+            f"{ours}: is another tokenizer than {tokenizers[-1]}; publish it along with the engine "
+            f"(publish.tokenizer = true), or make a family of its own for it: trireme add NAME --checkpoint "
+            f'{candidate.checkpoint}, then publish.model = "NAME_tensorrt_llm"'
+        )
 
 
 def published_before(candidate: Candidate) -> Path | None:
@@ -105,38 +117,57 @@ def publish(candidate: Candidate, key: Path | None = None) -> Published:
     that cannot sign.
     """
     check_target(candidate)
-    with _publishing(candidate) as staging_root:
-        before = published_before(candidate)
-        if before is not None:
+    return publish_version(
+        candidate.root,
+        candidate.model,
+        lambda: published_before(candidate),
+        lambda staging, number: _fill(staging, candidate, number),
+        key,
+    )
+
+
+def publish_version(
+    root: Path,
+    model: str,
+    before: Callable[[], Path | None],
+    fill: Callable[[Path, int], None],
+    key: Path | None,
+) -> Published:
+    """Publish a version of `model`, unless `before` names one that is the same.
+
+    fill: makes the folder that it gets, for the number that it gets, manifest included. Raises as `publish` does.
+    """
+    model_folder = root / "model_repository" / model
+    with _publishing(root, model_folder) as staging_root:
+        found = before()
+        if found is not None:
             if key is not None:
-                _ensure_signed(before, key)
-            make_read_only(before)
-            return Published(before, False, int(version_folders(candidate.model_folder)[-1].name))
+                _ensure_signed(found, key)
+            make_read_only(found)
+            return Published(found, False, int(version_folders(model_folder)[-1].name))
         staging = staging_root / "version"
-        versions = version_folders(candidate.model_folder)
+        versions = version_folders(model_folder)
         number = int(versions[-1].name) + 1 if versions else 1
-        _fill(staging, candidate, number)
+        fill(staging, number)
         if key is not None:
             sign(staging, key)
         flush(staging)
-        target = candidate.model_folder / str(number)
+        target = model_folder / str(number)
         if target.exists():
             raise PublishError(f"{target}: has just been made by another")
         staging.rename(target)
-        _flush_entry(candidate.model_folder)
+        _flush_entry(model_folder)
         make_read_only(target)
         return Published(target, True, number)
 
 
 @contextmanager
-def _publishing(candidate: Candidate) -> Iterator[Path]:
+def _publishing(root: Path, model_folder: Path) -> Iterator[Path]:
     """A folder to stage in, while nobody else publishes; what others left when they were killed is removed."""
-    state = candidate.root / _STATE
+    state = root / _STATE
     state.mkdir(exist_ok=True)
-    if state.stat().st_dev != candidate.model_folder.stat().st_dev:
-        raise PublishError(
-            f"{state}: is on another file system than {candidate.model_folder}, and cannot be renamed to it"
-        )
+    if state.stat().st_dev != model_folder.stat().st_dev:
+        raise PublishError(f"{state}: is on another file system than {model_folder}, and cannot be renamed to it")
     with (state / "publish.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for abandoned in state.glob("publish-*"):

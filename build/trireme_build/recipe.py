@@ -142,9 +142,13 @@ class CompileEngine(_Table):
 
 
 class Publish(_Table):
-    """The model of the repository that gets the version."""
+    """The model of the repository that gets the version.
+
+    tokenizer: whether the LLM's preprocessing and postprocessing get versions with the checkpoint's tokenizer too.
+    """
 
     model: Annotated[str, Field(pattern=r"^([a-z][a-z0-9_]*_)?tensorrt_llm$")] = "tensorrt_llm"
+    tokenizer: Annotated[bool, Field(strict=True)] = False
 
 
 class Recipe(_Table):

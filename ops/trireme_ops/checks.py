@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +15,17 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from trireme_runtime.checkout import version_folders
-from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest
+from trireme_runtime.manifest import SIGNATURE, ManifestError, read_manifest, sha256_of
 from trireme_runtime.model_config import read_config
 from trireme_runtime.versions import key_of_environment, verify_version
 
 from . import embedded, ports, processes
 from .errors import OperatorError
 from .layout import DEFAULT_ENGINE, Layout, engine_of
+from .releases.llm import llms
+
+#: Within a version.
+_TOKENIZER = Path("tokenizer", "tokenizer.json")
 
 MEBIBYTE = 1 << 20
 MIN_SHM_BYTES = 64 * MEBIBYTE
@@ -281,6 +285,35 @@ def manifests(layout: Layout) -> list[Finding]:
     return findings
 
 
+def same_tokenizers(layout: Layout, released: Container[str] = ()) -> list[Finding]:
+    """Whether the versions of each LLM that a server without releases loads have one tokenizer.
+
+    released: the LLMs, by their public ensembles, whose release is live: other versions of them are loaded.
+    """
+    newest = {folder.parent.name: folder for folder in layout.served_versions}
+    findings = []
+    for llm in llms(layout):
+        folders = [newest[model] for model in llm.steps if model in newest]
+        digests = [sha256_of(path) for folder in folders if (path := folder / _TOKENIZER).is_file()]
+        if llm.name in released or len(digests) < len(llm.steps):
+            # A version that is missing, or holds no tokenizer, is a finding of other checks.
+            continue
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+        if len(set(digests)) == 1:
+            findings.append(Finding(f"{llm.name}: tokenizer", Status.OK, f"one in {', '.join(names)}"))
+            continue
+        alike = [
+            ", ".join(n for n, d in zip(names, digests, strict=True) if d == one) for one in dict.fromkeys(digests)
+        ]
+        detail = f"the newest versions have different tokenizers: {' | '.join(alike)}; mixed, they answer garbage"
+        fix = (
+            "trireme release create, with versions that fit, and promote it; or publish what is missing: "
+            "trireme publish-tokenizer --checkpoint DIR, trireme build RECIPE"
+        )
+        findings.append(Finding(f"{llm.name}: tokenizer", Status.FAIL, detail, fix))
+    return findings
+
+
 def _mended_by(version: Path, problem: str) -> str:
     """What to type where a version, relative to the root, is not what it should be."""
     if "signed" in problem or SIGNATURE in problem:
@@ -290,8 +323,8 @@ def _mended_by(version: Path, problem: str) -> str:
     return f"git checkout -- {version}" if version.name == "1" else f"rm -rf {version}, and publish it again"
 
 
-def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:
-    """Run every check."""
+def all_checks(layout: Layout, wanted: embedded.Ports, released: Container[str] = ()) -> list[Finding]:
+    """Run every check. released: see `same_tokenizers`."""
     single: Iterable[Callable[[], Finding]] = (
         python_version,
         system,
@@ -312,4 +345,5 @@ def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:
         *free_ports(wanted),
         *repositories(layout),
         *manifests(layout),
+        *same_tokenizers(layout, released),
     ]

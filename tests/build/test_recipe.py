@@ -103,6 +103,7 @@ def test_an_engine_recipe_names_its_target(tmp_path: Path) -> None:
             "max_input_len is 4096; at most max_seq_len, 1024, is allowed",
         ),
         ({"publish": 'model = "preprocessing"'}, "publish.model is 'preprocessing'"),
+        ({"publish": 'tokenizer = "yes"'}, "publish.tokenizer is 'yes'"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, tables: dict[str, str | None], words: str) -> None:

@@ -1,11 +1,14 @@
 import json
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
 
+import releases_built
 from support import ANY_PORTS, ROOT, TRIREME
+from trireme_build.publish import make_writable
 from trireme_ops import checks, embedded
 from trireme_ops.checks import Finding, Status
 from trireme_ops.doctor import render
@@ -68,6 +71,24 @@ def test_abandoned_shared_memory_is_noted_with_what_to_type() -> None:
 
 def test_a_port_of_zero_is_always_free() -> None:
     assert all(finding.status is Status.OK for finding in checks.free_ports(embedded.Ports(0, 0, 0, 0)))
+
+
+def test_newest_versions_with_different_tokenizers_fail_and_are_named(tmp_path: Path) -> None:
+    layout = releases_built.checkout(tmp_path / "root")
+    (finding,) = checks.same_tokenizers(layout)
+    assert (finding.status, finding.detail) == (
+        Status.OK,
+        "one in preprocessing/1, tensorrt_llm/1, postprocessing/1",
+    )
+    versions = releases_built.permuted(layout)
+    assert [finding.status for finding in checks.same_tokenizers(layout)] == [Status.OK]
+    make_writable(layout.root / "model_repository" / "tensorrt_llm")
+    shutil.rmtree(layout.root / "model_repository" / "tensorrt_llm" / str(versions["tensorrt_llm"]))
+    (finding,) = checks.same_tokenizers(layout)
+    assert finding.status is Status.FAIL
+    assert "preprocessing/2, postprocessing/2 | tensorrt_llm/1; mixed, they answer garbage" in finding.detail
+    assert "trireme release create" in finding.fix
+    assert not checks.same_tokenizers(layout, {"ensemble"})
 
 
 def test_every_problem_shows_what_to_type() -> None:

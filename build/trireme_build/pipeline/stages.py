@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trireme_runtime.manifest import sha256_of
+
 from ..checkpoint import DecoderShape, read_config
 from ..engine_folder import CPU_TARGET, OPENVINO_TOOLS, write_engine
 from ..errors import CheckpointError, MissingTool, RecipeError
@@ -16,9 +18,11 @@ from ..inspection import inspect_checkpoint
 from ..judging import Judge, describe
 from ..matrices import WeightFormat
 from ..progress import Progress
-from ..publish import Candidate, check_target, publish
+from ..publish import ENGINE_MODEL, TOKENIZING, Candidate, Published, check_target, publish
+from ..publish_tokenizer import publish_tokenizer
 from ..quantization import Quantization
 from ..recipe import CompileEngine, CompileOpenVino, QuantizeTable, Recipe
+from ..tokenizer_folder import TOKENIZER_FILES
 from .build import Build, Stage, digest_of
 
 #: Raised when what the stages write changes, so that older results are not taken for theirs.
@@ -103,8 +107,6 @@ def _table(build: Build) -> QuantizeTable:
 
 
 def _quantize_inputs(build: Build) -> dict[str, Any]:
-    from trireme_runtime.manifest import sha256_of
-
     _needs_torch("quantizing")
     table = _table(build)
     if table.texts is not None and not table.texts.is_file():
@@ -179,8 +181,6 @@ def _export(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _verify_inputs(build: Build) -> dict[str, Any]:
-    from trireme_runtime.manifest import sha256_of
-
     _needs_torch("verifying")
     table = build.recipe.verify
     named = (("tasks", table.tasks), ("texts", table.texts))
@@ -317,8 +317,12 @@ def _cpu_arithmetic(recipe: Recipe, table: CompileOpenVino) -> str:
 
 
 def _digest(build: Build) -> str:
-    """What a version is told apart by: its engine, and how it was judged."""
-    return digest_of({stage: build.digests.get(stage) for stage in ("compile", "verify", "evaluate")})
+    """What a version is told apart by: its engine, how it was judged, and the tokenizer that is published with it."""
+    stages = {stage: build.digests.get(stage) for stage in ("compile", "verify", "evaluate")}
+    if not build.recipe.publish.tokenizer:
+        return digest_of(stages)
+    paths = [_checkpoint(build) / name for name in TOKENIZER_FILES]
+    return digest_of({**stages, "tokenizer": {path.name: sha256_of(path) for path in paths if path.is_file()}})
 
 
 def _candidate(build: Build) -> Candidate:
@@ -330,18 +334,36 @@ def _candidate(build: Build) -> Candidate:
         checkpoint=_checkpoint(build),
         context_tokens=_shape(build).max_positions,
         origin=_origin(build) if "compile" in build.digests else {},
+        with_tokenizer=build.recipe.publish.tokenizer,
     )
 
 
 def _publish(build: Build, out: Path, progress: Progress) -> dict[str, Any]:
-    published = publish(_candidate(build), build.key)
-    number = int(published.folder.name)
-    summary = str(published.folder.relative_to(build.root))
+    candidate = _candidate(build)
+    # Before anything is published of what cannot be published whole.
+    check_target(candidate)
+    tokenizing = [candidate.model.replace(ENGINE_MODEL, part) for part in TOKENIZING if candidate.with_tokenizer]
+    published = [
+        publish_tokenizer(
+            build.root, model, candidate.checkpoint, candidate.context_tokens, build.key, build.recipe.name
+        )
+        for model in tokenizing
+    ]
+    published.append(publish(candidate, build.key))
+    return {
+        "summary": "; ".join(_told(version, build.root) for version in published),
+        "version": int(published[-1].folder.name),
+        "versions": {version.folder.parent.name: int(version.folder.name) for version in published},
+    }
+
+
+def _told(published: Published, root: Path) -> str:
+    told = str(published.folder.relative_to(root))
     if not published.new:
-        summary += ", published before"
-    if published.newest != number:
-        summary += f"; version {published.newest} is newer, and is what a server loads"
-    return {"summary": summary, "version": number}
+        told += ", published before"
+    if published.newest != int(published.folder.name):
+        told += f"; version {published.newest} is newer, and is what a server loads"
+    return told
 
 
 def _check_calibration(recipe: Recipe, shape: DecoderShape) -> None:
