@@ -6,6 +6,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -20,10 +21,14 @@ NAMES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    running = {name: start_null_server(tmp_path_factory.mktemp(name), steps_per_s=200) for name in NAMES}
-    yield running
-    for server in running.values():
-        stop_server(server)
+    # What two servers get when the third one dies waits, and is not refused.
+    patient = {"max_queue_delay_ms": "60000"}
+    with ExitStack() as stack:
+        running = {}
+        for name in NAMES:
+            running[name] = start_null_server(tmp_path_factory.mktemp(name), 200, patient)
+            stack.callback(stop_server, running[name])
+        yield running
 
 
 @pytest.fixture
