@@ -22,9 +22,7 @@ def complaints(config: Path) -> str:
 
 def test_the_committed_one_is_valid_and_what_the_template_gives() -> None:
     committed = ROOT / "docker" / "haproxy.cfg"
-    assert committed.read_text(encoding="utf-8") == render_haproxy(
-        [ProxiedServer("local")], "/run/haproxy/admin.sock"
-    )
+    assert committed.read_text(encoding="utf-8") == render_haproxy([ProxiedServer("local")], "/run/haproxy/admin.sock")
     assert not complaints(committed)
 
 

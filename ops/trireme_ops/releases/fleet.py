@@ -1,16 +1,16 @@
 """Which servers a release goes to: a fleet file, or one server.
 
-    max_unavailable = 1                      # how many servers may be without traffic at once; default 1
+max_unavailable = 1                      # how many servers may be without traffic at once; default 1
 
-    [haproxy]                                # where a balancer's weights shift the traffic
-    socket = "/run/haproxy/admin.sock"       # or HOST:PORT
-    backends = ["grpc", "http"]              # those that hold the servers; default both
+[haproxy]                                # where a balancer's weights shift the traffic
+socket = "/run/haproxy/admin.sock"       # or HOST:PORT
+backends = ["grpc", "http"]              # those that hold the servers; default both
 
-    [[server]]
-    name = "gpu-1"
-    control = "127.0.0.1:8003"               # its supervisor's endpoint
-    key_file = "keys/gpu-1"                  # default: .trireme/control.key of this checkout
-    haproxy = "s1"                           # what HAProxy calls it; default: its name
+[[server]]
+name = "gpu-1"
+control = "127.0.0.1:8003"               # its supervisor's endpoint
+key_file = "keys/gpu-1"                  # default: .trireme/control.key of this checkout
+haproxy = "s1"                           # what HAProxy calls it; default: its name
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """HAProxy's configuration for several Triton servers, from docker/haproxy.cfg.in.
 
-    python -m trireme_ops.releases.haproxy_config > docker/haproxy.cfg    the committed one: a server on this machine
+python -m trireme_ops.releases.haproxy_config > docker/haproxy.cfg    the committed one: a server on this machine
 """
 
 import ipaddress
@@ -71,15 +71,18 @@ def render_haproxy(
     if stream_timeout_s < 1:
         raise ValueError(f"stream_timeout_s is {stream_timeout_s}; it must be 1 or more")
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
-    return template.render(
-        servers=servers,
-        socket=_socket(socket),
-        bind=bind,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        balance=balance,
-        stream_timeout_s=stream_timeout_s,
-    ).rstrip("\n") + "\n"
+    return (
+        template.render(
+            servers=servers,
+            socket=_socket(socket),
+            bind=bind,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            balance=balance,
+            stream_timeout_s=stream_timeout_s,
+        ).rstrip("\n")
+        + "\n"
+    )
 
 
 def _check_port(key: str, port: int) -> None:

@@ -37,7 +37,9 @@ class SmokeItem:
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
-            raise OperatorError(f"{'neither' if self.prompt is None else 'both'} of prompt and messages given; one is needed")
+            raise OperatorError(
+                f"{'neither' if self.prompt is None else 'both'} of prompt and messages given; one is needed"
+            )
         for key in ("prompt", "expect"):
             value = getattr(self, key)
             if not isinstance(value, str | None) or value == "":
@@ -61,7 +63,9 @@ class SmokeItem:
             if key not in _KEYS:
                 raise OperatorError(f"the key {key} is unknown; known are {', '.join(_KEYS)}")
         if not isinstance(values.get("expect"), str):
-            raise OperatorError("expect is missing" if "expect" not in values else f"expect is {values['expect']!r}; a text is needed")
+            raise OperatorError(
+                "expect is missing" if "expect" not in values else f"expect is {values['expect']!r}; a text is needed"
+            )
         messages = values.get("messages")
         return cls(**{**values, "messages": None if messages is None else _pairs(messages)})
 
