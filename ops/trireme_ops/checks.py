@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -285,17 +285,14 @@ def manifests(layout: Layout) -> list[Finding]:
     return findings
 
 
-def same_tokenizers(layout: Layout, released: Container[str] = ()) -> list[Finding]:
-    """Whether the versions of each LLM that a server without releases loads have one tokenizer.
-
-    released: the LLMs, by their public ensembles, whose release is live: other versions of them are loaded.
-    """
-    newest = {folder.parent.name: folder for folder in layout.served_versions}
+def same_tokenizers(layout: Layout) -> list[Finding]:
+    """Whether the versions of each LLM that a server loads have one tokenizer."""
+    served = {folder.parent.name: folder for folder in layout.served_versions}
     findings = []
     for llm in llms(layout):
-        folders = [newest[model] for model in llm.steps if model in newest]
+        folders = [served[model] for model in llm.steps if model in served]
         digests = [sha256_of(path) for folder in folders if (path := folder / _TOKENIZER).is_file()]
-        if llm.name in released or len(digests) < len(llm.steps):
+        if len(digests) < len(llm.steps):
             # A version that is missing, or holds no tokenizer, is a finding of other checks.
             continue
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
@@ -305,10 +302,12 @@ def same_tokenizers(layout: Layout, released: Container[str] = ()) -> list[Findi
         alike = [
             ", ".join(n for n, d in zip(names, digests, strict=True) if d == one) for one in dict.fromkeys(digests)
         ]
-        detail = f"the newest versions have different tokenizers: {' | '.join(alike)}; mixed, they answer garbage"
+        detail = (
+            f"the versions that are served have different tokenizers: {' | '.join(alike)}; mixed, they answer garbage"
+        )
         fix = (
-            "trireme release create, with versions that fit, and promote it; or publish what is missing: "
-            "trireme publish-tokenizer --checkpoint DIR, trireme build RECIPE"
+            "trireme release create, with versions that fit, and trireme serve --release NAME; or publish what is "
+            "missing: trireme publish-tokenizer --checkpoint DIR, trireme build RECIPE"
         )
         findings.append(Finding(f"{llm.name}: tokenizer", Status.FAIL, detail, fix))
     return findings
@@ -323,8 +322,8 @@ def _mended_by(version: Path, problem: str) -> str:
     return f"git checkout -- {version}" if version.name == "1" else f"rm -rf {version}, and publish it again"
 
 
-def all_checks(layout: Layout, wanted: embedded.Ports, released: Container[str] = ()) -> list[Finding]:
-    """Run every check. released: see `same_tokenizers`."""
+def all_checks(layout: Layout, wanted: embedded.Ports) -> list[Finding]:
+    """Run every check."""
     single: Iterable[Callable[[], Finding]] = (
         python_version,
         system,
@@ -345,5 +344,5 @@ def all_checks(layout: Layout, wanted: embedded.Ports, released: Container[str] 
         *free_ports(wanted),
         *repositories(layout),
         *manifests(layout),
-        *same_tokenizers(layout, released),
+        *same_tokenizers(layout),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from .arguments import add_port_arguments, ports_of
 from .checks import Finding, Status, all_checks
 from .layout import Layout
+from .releases.view import View
 
 _MARKS = {Status.OK: "ok  ", Status.NOTE: "note", Status.FAIL: "FAIL"}
 
@@ -33,7 +34,9 @@ def render(findings: list[Finding]) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 if one of them keeps the server from starting."""
-    findings = all_checks(Layout.find(), ports_of(arguments))
+    wanted = ports_of(arguments)
+    layout = View.of_server(Layout.find(), str(wanted.http)).layout_of_live()
+    findings = all_checks(layout, wanted)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
     else:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trireme_runtime.checkout import checkout_root, version_folders
@@ -17,9 +18,13 @@ DEFAULT_ENGINE = "openvino"
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one checkout. `root` holds model_repository/ and ensembles/."""
+    """The folders of one checkout. `root` holds model_repository/ and ensembles/.
+
+    pinned: model -> the version that is served of it, whatever its configuration says, because a release is live.
+    """
 
     root: Path
+    pinned: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def find(cls) -> "Layout":
@@ -72,7 +77,9 @@ class Layout:
             # A configuration that is missing or cannot be read is a finding of the checks; Triton loads nothing then.
             with contextlib.suppress(OSError, UnicodeDecodeError, ParseError):
                 numbers = served_versions(read_config(model / "config.pbtxt"), numbers)
-            served += [folders[number] for number in numbers]
+            if model.name in self.pinned:
+                numbers = [self.pinned[model.name]]
+            served += [folders[number] for number in numbers if number in folders]
         return served
 
     def has_model(self, name: str, version: str | None = None) -> bool:

@@ -24,6 +24,7 @@ from .errors import OperatorError
 from .layout import Layout
 from .releases import endpoint
 from .releases.host import ReleaseHost
+from .releases.release import read_release
 from .releases.view import View
 from .server import EmbeddedServer
 from .supervisor import Supervisor
@@ -48,6 +49,11 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--name",
         help="the name that this server's releases are remembered by (default: the HTTP port)",
+    )
+    parser.add_argument(
+        "--release",
+        metavar="NAME",
+        help="what to serve if no release was ever put live on this server (default: the newest version of each model)",
     )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
@@ -159,12 +165,15 @@ def run(arguments: argparse.Namespace) -> int:
         # For the checks here, and for every model that is loaded.
         os.environ[KEY_VARIABLE] = str(arguments.version_key.resolve())
     wanted = ports_of(arguments)
+    resolved = _resolve(wanted)
+    name = _server_name(arguments.name, resolved)
+    view = View.of_server(layout, name)
+    if arguments.release is not None:
+        view.start_with(read_release(layout, arguments.release))
+    layout = view.layout_of_live()
     check(layout, wanted)
     prepare_engines(layout)
-    resolved = _resolve(wanted)
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
-    name = _server_name(arguments.name, resolved)
-    view = View(layout, layout.state / "servers" / name)
     # Ports that the system chose do not come again.
     is_kept = bool(arguments.name or wanted.http)
     server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)

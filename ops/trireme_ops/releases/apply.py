@@ -19,11 +19,10 @@
 The release is made if there is none of that name, and promoted wherever it is not live. Applied again, it does nothing.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ..errors import OperatorError
 from ..layout import Layout
@@ -31,20 +30,12 @@ from .llm import DEFAULT_LLM
 from .promote import Options
 from .release import Release, create, differences, folder_of, propose, read_release
 from .smoke import read_smoke
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml_file import Table, problems, read_toml
 
 _Number = Annotated[int, Field(strict=True, ge=1)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PromoteTable(_Table):
+class PromoteTable(Table):
     """See `promote.Options`."""
 
     canary: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = ()
@@ -57,13 +48,13 @@ class PromoteTable(_Table):
     drain_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
 
-class SmokeTable(_Table):
+class SmokeTable(Table):
     """file: see `smoke.read_smoke`; relative to the file that names it."""
 
     file: Path
 
 
-class Declaration(_Table):
+class Declaration(Table):
     """What a file declares."""
 
     name: str
@@ -92,14 +83,11 @@ class Declaration(_Table):
 
 def read_declaration(path: Path) -> Declaration:
     """Read a file. Raises OperatorError naming file, key and value."""
+    values = read_toml(path)
     try:
-        return Declaration.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OperatorError(f"{path}: cannot be read: {error}") from error
+        return Declaration.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise OperatorError(f"{path}: {key}: {first['msg']} (it is {str(first.get('input'))[:60]!r})") from error
+        raise OperatorError(f"{path}: {problems(error)}") from None
 
 
 def declared(layout: Layout, path: Path, declaration: Declaration) -> Release:

@@ -4,7 +4,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,9 @@ def _act(acts: Any, name: str, text: str, run: Callable[[argparse.Namespace], in
 
 
 def _fleet(arguments: argparse.Namespace) -> Any:
-    from .control import Address
     from .fleet import Fleet, read_fleet
 
-    layout = Layout.find()
-    if arguments.fleet is not None:
-        return read_fleet(arguments.fleet, layout)
-    return Fleet.of_one(Address.parse(arguments.server), layout.control_key())
+    return read_fleet(arguments.fleet) if arguments.fleet is not None else Fleet.of_one(arguments.server)
 
 
 def _print(document: Any) -> None:
@@ -131,7 +127,7 @@ def _run_list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -115,9 +115,9 @@ class Control:
         findings: list[dict[str, str]] = self._act("preflight", {"document": release.to_json()}, _LOAD_S)["findings"]
         return findings
 
-    def load(self, release: Release) -> dict[str, Any]:
-        """Load a release next to what runs."""
-        return self._act("load", {"document": release.to_json()}, _LOAD_S)
+    def load(self, release: Release, in_background: bool = True) -> dict[str, Any]:
+        """Load a release next to what runs; in_background: without getting into its way."""
+        return self._act("load", {"document": release.to_json(), "in_background": in_background}, _LOAD_S)
 
     def document(self, release: str) -> Release:
         """A release that this server was given once."""

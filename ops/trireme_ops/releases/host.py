@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,11 @@ class ReleaseHost:
         release = Release.from_json(document)
         return {"findings": [asdict(finding) for finding in preflight(self._layout, release)]}
 
-    def load(self, token: str, document: Any) -> dict[str, Any]:
-        """Load a release next to what runs. Raises Refused with the reason if it cannot be; nothing is left of it."""
+    def load(self, token: str, document: Any, in_background: bool = True) -> dict[str, Any]:
+        """Load a release next to what runs. Raises Refused with the reason if it cannot be; nothing is left of it.
+
+        in_background: leave the processors to what serves meanwhile; it takes longer then.
+        """
         self._check(token)
         release = Release.from_json(document)
         llm = Llm.named(release.llm)
@@ -216,7 +219,7 @@ class ReleaseHost:
                     served = state.of(llm.name)
                     self._view.write(state.with_llm(llm.name, replace(served, loaded=(*served.loaded, release.name))))
                 names = [scoped(name, release.name) for name in (*llm.steps, *llm.ensembles)]
-                with self._in_background():
+                with self._in_background() if in_background else nullcontext():
                     for number, name in enumerate(names, 1):
                         self._doing = f"loading {name} ({number} of {len(names)})"
                         self._server.load_model(name)

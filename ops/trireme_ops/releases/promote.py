@@ -16,14 +16,16 @@ from typing import Any
 
 from ..errors import OperatorError
 from .audit import AuditLog
+from .balancer import Balancer
 from .control import ActRefused, Control, Unreachable
 from .events import Event, Tell, untold
 from .fleet import Fleet
 from .llm import Llm, scoped
 from .release import UNRELEASED, Release
-from .servers import Servers, locked
+from .servers import Servers, controls_of, locked
 from .settle import go_back
-from .smoke import SmokeItem, compare_ttft, run_smoke, warm_up
+from .smoke import SmokeItem, run_smoke, warm_up
+from .ttft import compare_ttft
 from .watch import Limits, ReleaseFigures, Sample, breach, figures, scrape
 
 #: How often the figures are looked at while a release is watched, and what was live before is before that.
@@ -100,7 +102,8 @@ class _Rollout:
     def __init__(
         self, fleet: Fleet, release: Release, options: Options, tell: Tell, audit: AuditLog | None, act: str
     ) -> None:
-        self._fleet = fleet
+        self._controls = controls_of(fleet)
+        self._balancer = Balancer.of(fleet)
         self._release = release
         self._options = options
         self._audit = audit
@@ -132,7 +135,7 @@ class _Rollout:
         self._tell(Event(kind, step, text, server.name if server else "", more))
 
     def run(self) -> Outcome:
-        with locked(self._fleet.controls, f"{self._act} {self._release.name}", self._tell) as servers:
+        with locked(self._controls, f"{self._act} {self._release.name}", self._tell) as servers:
             self._servers = servers
             waiting = self._not_yet_live()
             if not waiting:
@@ -199,20 +202,20 @@ class _Rollout:
             batch = rest[begin : begin + size]
             with ThreadPoolExecutor(len(batch)) as pool:
                 results = [(server, pool.submit(self._bring_up, server)) for server in batch]
-            ready = []
+            ready: list[Control] = []
             for server, result in results:
-                error = result.exception()
-                if isinstance(error, Unreachable):
-                    self._lost(server, str(error))
-                elif error is not None:
-                    raise error
+                problem = result.exception()
+                if isinstance(problem, Unreachable):
+                    self._lost(server, str(problem))
+                elif problem is not None:
+                    raise problem
                 else:
                     ready.append(server)
             self._switch_and_watch(ready, min(self._options.hold_s, _MOST_BASELINE_S))
 
     @property
     def _canary_shares(self) -> tuple[float, ...]:
-        return self._options.canary if self._fleet.balancer is not None else ()
+        return self._options.canary if self._balancer is not None else ()
 
     def _lost(self, server: Control, why: str) -> None:
         for known in (self._loaded, self._switched):
@@ -241,10 +244,8 @@ class _Rollout:
             result = run_smoke(address, candidate, self._smoke, self._options.smoke_timeout_s, _CONCURRENCY)
             said.append(f"{result.right} of {len(self._smoke)} answers as expected")
             if result.score < self._options.min_score:
-                item, wrong = result.wrong[0]
                 raise Breach(
-                    f"{server.name}: score {result.score:.3f} is below {self._options.min_score:g}; "
-                    f"to {item.shown()} it said {wrong[:120]!r}"
+                    f"{server.name}: score {result.score:.3f} is below {self._options.min_score:g}: {result.wrong[0]}"
                 )
         with self._step("warm up", "warmed up", server):
             warm_up(address, candidate, self._smoke, _CONCURRENCY, _WARM_UP_ROUNDS)
@@ -254,15 +255,15 @@ class _Rollout:
                 f"TTFT {1000 * compared.new_p50_s:.1f} ms against {1000 * compared.old_p50_s:.1f} ms, "
                 f"ratio {compared.ratio:.2f}"
             )
-            if compared.lowest_ratio > self._options.max_ttft_ratio:
+            if compared.is_slower_than(self._options.max_ttft_ratio):
                 raise Breach(
-                    f"{server.name}: its TTFT is {compared.ratio:.2f} times what it was, at least "
-                    f"{compared.lowest_ratio:.2f} times; allowed are {self._options.max_ttft_ratio:g}"
+                    f"{server.name}: its TTFT is {compared.ratio:.2f} times what it was, surely above "
+                    f"{compared.low:.2f}; allowed are {self._options.max_ttft_ratio:g}"
                 )
 
     def _canary(self, server: Control) -> None:
         """Give one server's share of the traffic to the release, step by step."""
-        balancer = self._fleet.balancer
+        balancer = self._balancer
         assert balancer is not None
         others = [other for other in self._servers.there if other is not server]
         for share in self._canary_shares:
@@ -272,7 +273,7 @@ class _Rollout:
             if server not in self._switched:
                 self._switch(server)
             self._watch([server], self._options.hold_s, others)
-        balancer.give_evenly([one.name for one in self._servers.there])
+        balancer.restore([one.name for one in self._servers.there])
 
     def _switch_and_watch(self, servers: Sequence[Control], hold_s: float) -> None:
         for server in servers:
@@ -392,9 +393,9 @@ class _Rollout:
         """Everywhere back to what was live before; each server by itself, whatever becomes of the others."""
         for server in reversed(self._switched):
             self._attempt("switch back", server, self._back, f"{self._shown_left(server)} is live again")
-        if self._fleet.balancer is not None:
+        if self._balancer is not None:
             try:
-                self._fleet.balancer.give_evenly([server.name for server in self._servers.there])
+                self._balancer.restore([server.name for server in self._servers.there])
             except OperatorError as error:
                 self._note("warning", "balancer", str(error))
         for server in self._loaded:

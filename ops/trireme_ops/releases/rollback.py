@@ -10,7 +10,7 @@ from .fleet import Fleet
 from .llm import DEFAULT_LLM, scoped
 from .promote import Options, Outcome
 from .release import UNRELEASED
-from .servers import locked
+from .servers import controls_of, locked
 from .settle import DRAIN_S
 from .smoke import SmokeItem, run_smoke
 
@@ -35,7 +35,7 @@ def rollback(
             audit.append("rollback", event.step, result=event.kind, server=event.server, text=event.text)
 
     live: dict[str, str] = {}
-    with locked(fleet.controls, "rollback", told) as servers:
+    with locked(controls_of(fleet), "rollback", told) as servers:
         for server in servers.there:
             live[server.name] = _roll_back(server, llm, options, told, server.name in servers.settled_back)
         missing = servers.missing
@@ -61,7 +61,7 @@ def _roll_back(server: Control, llm: str, options: Options, tell: Tell, is_back:
         tell(Event("done", "rollback", f"the server does not run; it starts with {target.name}", server.name))
         return target.name
     tell(Event("begin", "load", f"loading {target.name} ...", server.name))
-    server.load(target)
+    server.load(target, in_background=False)
     items = [SmokeItem.from_json(item) for item in target.smoke]
     if items:
         asked = run_smoke(

@@ -5,9 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..errors import OperatorError
-from .control import Control, Unreachable
+from .control import Address, Control, Unreachable
 from .events import Event, Tell
+from .fleet import Fleet
 from .settle import settle
+
+
+def controls_of(fleet: Fleet) -> list[Control]:
+    """The servers of a fleet. Raises OperatorError for a control key that cannot be read."""
+    return [Control(Address.parse(server.control, server.name), server.key()) for server in fleet.servers]
 
 
 @dataclass

@@ -46,5 +46,5 @@ def go_back(server: Control, llm: str, release: str, left: str | None) -> None:
         left = before(release)
     if left not in loaded:
         assert left is not None
-        server.load(server.document(left))
+        server.load(server.document(left), in_background=False)
     server.switch(llm, left)

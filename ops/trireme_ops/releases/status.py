@@ -10,6 +10,7 @@ from .events import Tell, untold
 from .fleet import Fleet
 from .llm import Llm
 from .release import UNRELEASED
+from .servers import controls_of
 from .settle import settle
 from .watch import figures, scrape
 
@@ -58,7 +59,7 @@ class ServerStatus:
 
 def status(fleet: Fleet, tell: Tell = untold, settles: bool = True) -> list[ServerStatus]:
     """Look at every server of a fleet; what is found half done there, and nobody is at, is settled first."""
-    return [_status_of(server, tell, settles) for server in fleet.controls]
+    return [_status_of(server, tell, settles) for server in controls_of(fleet)]
 
 
 def _status_of(server: Control, tell: Tell, settles: bool) -> ServerStatus:

@@ -28,7 +28,7 @@ from ..errors import OperatorError
 from ..layout import Layout
 from . import graphs
 from .llm import Llm, llms, scoped, unscoped
-from .release import Release, now
+from .release import Release, differences, now
 
 _STATE = "view.json"
 
@@ -72,6 +72,11 @@ class View:
         #: Held by whoever changes it.
         self.lock = threading.RLock()
 
+    @classmethod
+    def of_server(cls, layout: Layout, name: str) -> "View":
+        """That of the server of this name."""
+        return cls(layout, layout.state / "servers" / name)
+
     @property
     def folder(self) -> Path:
         """Where all of it is."""
@@ -106,10 +111,10 @@ class View:
             served = {
                 llm.name: replace(state.of(llm.name), loaded=(state.of(llm.name).live,)) for llm in llms(self._layout)
             }
-            self.write(ViewState(state.number, served))
+            # Made anew: the checkout may have other configurations by now.
             for name in self._made():
-                if name not in {value.live for value in served.values()}:
-                    self.remove(name)
+                self.remove(name)
+            self.write(ViewState(state.number, served))
         return (self.current,)
 
     def write(self, state: ViewState) -> ViewState:
@@ -153,7 +158,7 @@ class View:
         documents = self._folder / "documents"
         documents.mkdir(parents=True, exist_ok=True)
         path = documents / f"{release.name}.json"
-        if path.exists() and self.document(release.name).to_json() != release.to_json():
+        if path.exists() and differences(self.document(release.name), release):
             served = self.state().llms.values()
             if any(release.name in (*value.loaded, *value.good) for value in served):
                 raise OperatorError(f"this server knows another release that is called {release.name!r}")
@@ -209,11 +214,12 @@ class View:
             for release in served.loaded:
                 if release is not None:
                     self._link(target, llm, release)
-            for ensemble in llm.ensembles:
-                config = read_config(self._layout.repositories[1] / ensemble / "config.pbtxt")
-                _write_model(target / ensemble, graphs.ensemble_config(config, served.live, True))
             if served.live is not None:
                 self._fill_public(target, llm, served)
+                continue
+            for ensemble in llm.ensembles:
+                config = read_config(self._layout.repositories[1] / ensemble / "config.pbtxt")
+                _write_model(target / ensemble, config)
 
     def _link(self, target: Path, llm: Llm, release: str) -> None:
         made = self._folder / "releases" / release
@@ -223,17 +229,22 @@ class View:
             (target / scoped(model, release)).symlink_to(made / scoped(model, release))
 
     def _fill_public(self, target: Path, llm: Llm, served: Served) -> None:
-        """The plain names of the models of an LLM, of which a release is live."""
+        """The public names of an LLM, of which a release is live: as that release was made, not as the checkout is."""
         assert served.live is not None
-        models = self._layout.repositories[0]
+        made = self._folder / "releases" / served.live
+        for ensemble in llm.ensembles:
+            config = read_config(made / scoped(ensemble, served.live) / "config.pbtxt")
+            config.name = ensemble
+            _write_model(target / ensemble, config)
         for model in llm.steps:
             if None in served.loaded:
                 # They still run for answers that began before the first release.
-                (target / model).symlink_to(models / model)
+                (target / model).symlink_to(self._layout.repositories[0] / model)
             else:
-                config = graphs.alias_config(read_config(models / model / "config.pbtxt"), llm, served.live)
-                _write_model(target / model, config)
-        (target / llm.unary).symlink_to(self._folder / "releases" / served.live / llm.unary)
+                config = read_config(made / scoped(model, served.live) / "config.pbtxt")
+                config.name = model
+                _write_model(target / model, graphs.alias_config(config, llm, served.live))
+        (target / llm.unary).symlink_to(made / llm.unary)
 
     def ensembles(self) -> list[str]:
         """The ensembles of the current view, the public ones among them."""
@@ -248,24 +259,25 @@ class View:
     def _models(self) -> list[Path]:
         return [path for path in self.current.iterdir() if path.is_dir()]
 
-    def live_versions(self) -> list[Path]:
-        """The version folders in the store that the live releases pin."""
-        found = []
-        for name, served in self.state().llms.items():
+    def start_with(self, release: Release) -> None:
+        """Have a server that never had a release start with this one; where one is live, that stays."""
+        with self.lock:
+            state = self.state()
+            if state.of(release.llm).live is None:
+                self.keep(release)
+                served = went_live(Served(loaded=(release.name,), good=(release.name,)), release.name)
+                self.write(state.with_llm(release.llm, served))
+
+    def layout_of_live(self) -> Layout:
+        """The checkout, pinned to the versions of the releases that are live."""
+        pinned: dict[str, int] = {}
+        for served in self.state().llms.values():
             if served.live is not None:
-                release = self.document(served.live)
-                found += [release.version_folder(self._layout, model) for model in Llm.named(name).models]
-        return found
+                pinned |= self.document(served.live).versions
+        return replace(self._layout, pinned=pinned)
 
 
-def unreleased(layout: Layout, llm: Llm, name: str) -> Release:
-    """What a server serves of an LLM without a release, as a release called `name`, to go back to."""
-    from .release import propose
-
-    return propose(layout, name, llm.name)
-
-
-def went_live(served: Served, release: str) -> Served:
+def went_live(served: Served, release: str | None) -> Served:
     """The same with another release behind the public names."""
     return replace(served, live=release, since=now())
 
