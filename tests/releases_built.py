@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
-from safetensors.numpy import load_file, save_file
 
 from support import CHECKPOINT, ROOT
 from trireme_build.engine_folder import ensure_engine, write_engine
 from trireme_build.openvino_files import save_model
+from trireme_build.permuted_checkpoint import EMBEDDINGS, copy_checkpoint, permute_vocabulary, renumber_tokens
 from trireme_build.publish import Candidate, publish
 from trireme_build.publish_tokenizer import publish_tokenizer
 from trireme_ops.bench.root import NullModel, copy_repositories, set_parameters
@@ -39,8 +39,6 @@ SPECIAL_IDS = 6
 
 #: Layers of the checkpoint of `slow` for each of the reference's; those that are added change nothing.
 SLOW_FACTOR = 5
-
-EMBEDDINGS = "model.embed_tokens.weight"
 
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble_unary")
 
@@ -68,27 +66,11 @@ def _once(make: Callable[[Path], None]) -> Callable[[], Path]:
 # Checkpoints and engines ------------------------------------------------------------------------------------------
 
 
-def _copy_checkpoint(folder: Path, weights: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The reference checkpoint with other weights."""
-    shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "*.jsonl"))
-    save_file(weights(load_file(CHECKPOINT / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
-
-
 def _vocabulary() -> dict[str, int]:
     """The reference tokenizer's."""
     found = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert isinstance(found, dict)
     return found
-
-
-def _renumber(folder: Path, number: Callable[[str, int], int]) -> None:
-    """Give the tokens of a tokenizer.json other ids, the special ones aside; `number`: of a token and its old id."""
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = {token: number(token, old) for token, old in tokenizer["model"]["vocab"].items()}
-    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
-    tokenizer["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
-    path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 @_once
@@ -105,18 +87,7 @@ def reference_engine(folder: Path) -> None:
 @_once
 def permuted_checkpoint(folder: Path) -> None:
     """The reference checkpoint with the ids of all ordinary tokens permuted: the same model, written down otherwise."""
-    size = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    new_ids = np.arange(size)
-    new_ids[SPECIAL_IDS:] = SPECIAL_IDS + np.random.default_rng(6).permutation(size - SPECIAL_IDS)
-
-    def weights(tensors: dict[str, Any]) -> dict[str, Any]:
-        rows = np.empty_like(tensors[EMBEDDINGS])
-        rows[new_ids] = tensors[EMBEDDINGS]
-        # Embeddings and head are one matrix.
-        return {**tensors, EMBEDDINGS: rows}
-
-    _copy_checkpoint(folder, weights)
-    _renumber(folder, lambda token, old: int(new_ids[old]))
+    permute_vocabulary(CHECKPOINT, folder, SPECIAL_IDS)
 
 
 @_once
@@ -129,7 +100,7 @@ def wrong_checkpoint(folder: Path) -> None:
         rows[digits] = tensors[EMBEDDINGS][digits[::-1]]
         return {**tensors, EMBEDDINGS: rows}
 
-    _copy_checkpoint(folder, weights)
+    copy_checkpoint(CHECKPOINT, folder, weights)
 
 
 @_once
@@ -147,7 +118,7 @@ def slow_checkpoint(folder: Path) -> None:
                     more[name.replace(".0.", f".{layer}.", 1)] = np.zeros_like(tensor) if added else tensor
         return {**tensors, **more}
 
-    _copy_checkpoint(folder, weights)
+    copy_checkpoint(CHECKPOINT, folder, weights)
     config = json.loads(path.read_text(encoding="utf-8"))
     config["num_hidden_layers"] *= SLOW_FACTOR
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -311,5 +282,5 @@ def _null_checkpoint(folder: Path) -> Path:
     free = sorted({vocabulary[token] for token in moved} - set(moved.values()))
     homeless = sorted(token for token, old in vocabulary.items() if old in moved.values() and token not in moved)
     moved |= dict(zip(homeless, free, strict=True))
-    _renumber(folder, lambda token, old: moved.get(token, old))
+    renumber_tokens(folder, lambda token, old: moved.get(token, old))
     return folder

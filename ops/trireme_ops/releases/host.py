@@ -225,8 +225,9 @@ class ReleaseHost:
                         self._server.load_model(name)
             except (ControlError, OSError, OperatorError) as error:
                 self._let_go(llm, release.name)
-                self._end("rolled back", f"it cannot be loaded: {error}")
-                raise Refused(f"{release.name} cannot be loaded: {error}", 422) from error
+                why = f"{release.name} cannot be loaded: {_first_lines(str(error))}"
+                self._end("rolled back", why)
+                raise Refused(why, 422) from error
             self._mark("loaded")
             return {"new": True, "seconds": time.monotonic() - started}
 
@@ -459,6 +460,12 @@ class ReleaseHost:
 def before(release: str) -> str:
     """The name that a server gives to what it served without a release, when `release` is the first."""
     return f"before-{release}"[:40]
+
+
+def _first_lines(reason: str) -> str:
+    """What went wrong, in a line, without the stack that Triton adds; its log has all of it."""
+    text = reason.partition("\nAt:")[0]
+    return " ".join(text.split())[:600]
 
 
 def _is_stale(lock: Lock) -> bool:

@@ -147,8 +147,7 @@ class _Rollout:
                 self._roll(waiting)
                 self._prove()
             except (OperatorError, KeyboardInterrupt, OSError) as error:
-                why = "interrupted by the operator" if isinstance(error, KeyboardInterrupt) else str(error)
-                self._note("failed", "breach", why)
+                why = _why(error)
                 self._roll_back(why)
                 return self._outcome("rolled back", why)
             self._free_old()
@@ -440,10 +439,14 @@ class _Rollout:
         try:
             yield said
         except BaseException as error:
-            self._note("failed", step, str(error) or type(error).__name__, server)
+            self._note("failed", step, _why(error), server)
             raise
         seconds = time.monotonic() - started
         self._note("done", step, "; ".join([*([text] if text else []), *said]), server, seconds=round(seconds, 3))
+
+
+def _why(error: BaseException) -> str:
+    return "interrupted by the operator" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
 
 
 def _described(release: str, seen: ReleaseFigures) -> str:
