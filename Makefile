@@ -1,4 +1,4 @@
-.PHONY: gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: soak-releases gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -84,6 +84,9 @@ bench-overload: setup ## What is served in time under more load than can be done
 
 bench-build: setup-build ## How long building takes, and how much memory (about 6 minutes)
 	@$(VENV_BUILD)/bin/trireme bench build
+
+soak-releases: setup ## 50 promotes and 50 rollbacks under load (about 25 minutes); ARGS="--swaps 10" for fewer
+	@$(VENV)/bin/trireme bench releases $(ARGS)
 
 build: setup-build ## A version from a checkpoint: RECIPE=build/recipes/reference-fp8.toml
 	@$(VENV_BUILD)/bin/trireme build $(RECIPE) $(ARGS)

@@ -34,3 +34,10 @@ def seconds(text: str) -> float:
     if not 0.5 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r}: allowed are 0.5 to 3600 seconds")
     return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 100000 is needed")
+    return int(text)

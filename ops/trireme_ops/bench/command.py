@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from ..arguments import seconds
+from ..arguments import count, seconds
 from ..layout import Layout
 
-_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0, "build": 1.0}
+_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0, "build": 1.0, "releases": 1.0}
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -14,12 +14,15 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("bench", help="measure the serving path on this machine")
     parser.add_argument("what", choices=sorted(_SECONDS), help="what to measure")
     parser.add_argument("--seconds", type=seconds, help="of each measurement")
+    parser.add_argument("--swaps", type=count, default=100, help="of releases (default 100)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
-    from . import build, engine, overload, path
+    from . import build, engine, overload, path, releases
 
     runs = {"path": path.run, "engine": engine.run, "overload": overload.run, "build": build.run}
+    if arguments.what == "releases":
+        return releases.run(Layout.find(), arguments.swaps)
     return runs[arguments.what](Layout.find(), arguments.seconds or _SECONDS[arguments.what])

@@ -19,6 +19,7 @@
 The release is made if there is none of that name, and promoted wherever it is not live. Applied again, it does nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -59,10 +60,10 @@ class Declaration(Table):
 
     name: str
     llm: str = DEFAULT_LLM
-    versions: dict[str, _Number] = {}
-    settings: dict[str, bool | int | float | str] = {}
-    instances: dict[str, _Number] = {}
-    sampling: dict[str, int | float | str] = {}
+    versions: Mapping[str, _Number] = Field(default_factory=dict)
+    settings: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
+    instances: Mapping[str, _Number] = Field(default_factory=dict)
+    sampling: Mapping[str, int | float | str] = Field(default_factory=dict)
     promote: PromoteTable = PromoteTable()
     smoke: SmokeTable | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..arguments import count
 from ..errors import OperatorError
 from ..layout import Layout
 from .llm import DEFAULT_LLM
@@ -214,7 +215,7 @@ def _add_promote_options(parser: Any) -> None:
         "--max-ttft-ratio", type=_positive, metavar="RATIO", help="its TTFT over the old one's (default 1.3)"
     )
     parser.add_argument("--min-score", type=_rate, metavar="SCORE", help="of the smoke set, 0 to 1 (default 0.95)")
-    parser.add_argument("--max-unavailable", type=_count, metavar="N", help="servers at a time (default 1)")
+    parser.add_argument("--max-unavailable", type=count, metavar="N", help="servers at a time (default 1)")
     parser.add_argument(
         "--keep-old", action="store_true", default=None, help="leave the old release loaded, to go back at once"
     )
@@ -342,7 +343,7 @@ def _run_status(arguments: argparse.Namespace) -> int:
 
 def _log(acts: Any) -> None:
     parser = _act(acts, "log", "who did what, when, and why it ended", _run_log, False)
-    parser.add_argument("--last", type=_count, default=40, metavar="N", help="lines (default 40)")
+    parser.add_argument("--last", type=count, default=40, metavar="N", help="lines (default 40)")
 
 
 def _run_log(arguments: argparse.Namespace) -> int:
@@ -440,9 +441,3 @@ def _positive(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r}: a number above 0 is needed")
     return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is needed")
-    return int(text)

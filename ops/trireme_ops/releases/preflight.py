@@ -1,7 +1,0 @@
-"""STUB"""
-
-from typing import Any
-
-
-def preflight(layout: Any, release: Any) -> list[Any]:
-    return []
