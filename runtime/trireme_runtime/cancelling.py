@@ -19,7 +19,7 @@ from .model_names import model_and_release
 from .shared_state import SHM, shm_prefix
 
 #: How long one process may take to answer another one.
-_TIMEOUT_S = 1.0
+_TIMEOUT_S = 5.0
 
 #: The longest message, in bytes.
 _MAX_BYTES = 65_536
@@ -126,13 +126,21 @@ class EngineStopper:
 
     def __init__(self, engine_model: str) -> None:
         self._stopper = Stopper(engine_model)
+        self._lock = threading.Lock()
         self._stopped: dict[int, None] = {}
 
     def stop(self, stream_key: int) -> None:
         """Stop the stream once; returns at once. Nothing happens if it has ended."""
-        if stream_key in self._stopped:
-            return
-        self._stopped[stream_key] = None
-        while len(self._stopped) > _REMEMBERED:
-            del self._stopped[next(iter(self._stopped))]
-        self._stopper.stop("", stream_key, lambda _: None)
+        with self._lock:
+            if stream_key in self._stopped:
+                return
+            self._stopped[stream_key] = None
+            while len(self._stopped) > _REMEMBERED:
+                del self._stopped[next(iter(self._stopped))]
+        self._stopper.stop("", stream_key, lambda found: self._told(stream_key, found))
+
+    def _told(self, stream_key: int, found: int) -> None:
+        """One that was not found may have been with a process that was too busy to answer."""
+        if not found:
+            with self._lock:
+                self._stopped.pop(stream_key, None)
