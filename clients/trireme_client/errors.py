@@ -75,6 +75,11 @@ _BY_STATUS = {
 _INVALID_WORDINGS = ("unexpected", "expects", "missing required", "batch-size", "batch size", "unable to parse")
 
 
+def code_of(error: TriremeError) -> Code:
+    """The contract's code that an error stands for."""
+    return next((code for code, kind in _BY_CODE.items() if isinstance(error, kind)), Code.INTERNAL)
+
+
 def error_from_text(text: str) -> TriremeError:
     """The error that a response's error text stands for."""
     refusal = parse_refusal(text)

@@ -258,6 +258,13 @@ class RunningAnswer:
         """When the engine first worked on it, of time.monotonic_ns(); 0 if it did not, or has not told yet."""
         return min(filter(None, (times.first_scheduled_ns for times in self.times.values())), default=0)
 
+    @property
+    def latencies(self) -> dict[str, float | None]:
+        """ttft_s and total_s: from the arrival until the engine had the first and the last token; None if unknown."""
+        metrics = self._metrics()
+        times = {"ttft_s": metrics.first_token_ns, "total_s": metrics.last_token_ns}
+        return {name: (time_ns - self.arrival_ns) / 1e9 if time_ns else None for name, time_ns in times.items()}
+
     def _metrics(self) -> Metrics:
         def earliest(times: list[int]) -> int:
             return min(filter(None, times), default=0)

@@ -91,6 +91,16 @@ class Observer(Protocol):
         """A chunk could not be sent; its stream is cancelled."""
 
 
+class Tap(Protocol):
+    """Who gets copies of some of what runs; called from the router's threads, and must return at once."""
+
+    def arrived(self, answer: RunningAnswer) -> None:
+        """A generation was let in."""
+
+    def ended(self, answer: RunningAnswer) -> None:
+        """Nothing follows for it."""
+
+
 class Pipe(Protocol):
     """What chunks go through after they are sent, as far as it can be seen from here."""
 
@@ -117,6 +127,7 @@ class StreamRouter:
         settings: RouterSettings = RouterSettings(),
         pipe: Pipe | None = None,
         first_key: int = 1,
+        tap: Tap | None = None,
     ) -> None:
         self._start_engine = start_engine
         self._engine = start_engine()
@@ -124,6 +135,7 @@ class StreamRouter:
         self._observer = observer
         self._settings = settings
         self._pipe = pipe
+        self._tap = tap
         self._keys = itertools.count(first_key)
         self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
@@ -198,6 +210,8 @@ class StreamRouter:
             if self._lost is not None:
                 raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {self._lost}")
             self._let_in(stream)
+            if self._tap is not None:
+                self._tap.arrived(stream)
             at_once = not self._line and self._fits(stream)
             if at_once:
                 self._set_aside(stream)
@@ -487,7 +501,7 @@ class StreamRouter:
                         stream.sink.fail(refusal)
                     except Exception as error:
                         self._observer.send_failed(error)
-                    self._observer.ended(stream)
+                    self._tell_end(stream)
 
     def _can_feed(self) -> bool:
         return bool(self._line) and self._lost is None and self._fits(self._line[0][2])
@@ -646,7 +660,12 @@ class StreamRouter:
             if first and stream.request.streaming and chunk is not None:
                 self._observer.first_token((time.monotonic_ns() - stream.arrival_ns) / 1e9)
             if done:
-                self._observer.ended(stream)
+                self._tell_end(stream)
+
+    def _tell_end(self, stream: RunningAnswer) -> None:
+        self._observer.ended(stream)
+        if self._tap is not None:
+            self._tap.ended(stream)
 
     def _chunk_of(self, stream: RunningAnswer) -> tuple[Chunk | None, bool]:
         """What to send now, and whether nothing follows; with the lock held. None where it ends with an error."""

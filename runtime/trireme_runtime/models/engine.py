@@ -19,6 +19,7 @@ from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, check_sampling_defaults, parse_generation
 from ..shared_state import ChunkCounter
 from ..streams import RouterSettings, StreamRouter
+from ..tap import Tap
 from ..tokenizing import load_tokenizer
 
 
@@ -100,8 +101,10 @@ class TritonPythonModel:
             begun.callback(self._metrics.close)
             # No two engine models of a server have a key in common: one may be asked to stop a stream of another.
             first_key = random.SystemRandom().randrange(1, 2**60)
+            tap = Tap(args["model_name"])
+            begun.callback(tap.close)
             self._router = StreamRouter(
-                start_engine, self._detokenizer, self._metrics, router_settings, self._chunks, first_key
+                start_engine, self._detokenizer, self._metrics, router_settings, self._chunks, first_key, tap
             )
             begun.callback(self._router.close)
             listener = StopListener(args["model_name"], self._stop_here)
