@@ -26,7 +26,7 @@ from .llm import DEFAULT_LLM, Llm, find_llm
 UNRELEASED = "unreleased"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-_MAX_INSTANCES = 16
+MAX_INSTANCES = 16
 
 #: The sections of a release that `--set` can name.
 _SECTIONS = ("settings", "instances", "sampling")
@@ -183,8 +183,8 @@ def _checked(llm: Llm, section: str, key: str, value: str) -> str | int:
         return value
     if key != llm.preprocessing:
         raise OperatorError(f"instances.{key} cannot be set; {llm.preprocessing} alone may have more than one")
-    if not value.isdecimal() or not 1 <= int(value) <= _MAX_INSTANCES:
-        raise OperatorError(f"instances.{key} is {value[:40]!r}; allowed are 1 to {_MAX_INSTANCES}")
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_INSTANCES:
+        raise OperatorError(f"instances.{key} is {value[:40]!r}; allowed are 1 to {MAX_INSTANCES}")
     return int(value)
 
 

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .base import Engine, EngineSettings
+from .child_engine import ChildEngine
 from .null import NullEngine
 from .openvino import OpenVinoEngine
 from .tensorrt_llm_executor import TensorRtLlmEngine
 from .tensorrt_llm_llmapi import TensorRtLlm
 
-_STARTERS: dict[str, Callable[[Path, EngineSettings], Engine]] = {
-    engine.name: engine for engine in (OpenVinoEngine, TensorRtLlm, TensorRtLlmEngine, NullEngine)
-}
+_ADAPTERS: tuple[type[ChildEngine], ...] = (OpenVinoEngine, TensorRtLlm, TensorRtLlmEngine, NullEngine)
+
+_STARTERS: dict[str, Callable[[Path, EngineSettings], Engine]] = {engine.name: engine for engine in _ADAPTERS}
+
+#: The inputs of `tensorrt_llm` that each engine honours whatever model it runs, by its name.
+HONOURED = {engine.name: frozenset(engine.honours) for engine in _ADAPTERS}
 
 #: The engines that this version of Trireme has an adapter for.
 ENGINE_NAMES = tuple(_STARTERS)
