@@ -198,19 +198,19 @@ class Limits:
 
 
 def breach(new: ReleaseFigures, old: ReleaseFigures | None, limits: Limits) -> str | None:
-    """What figure of a release breaks a limit, in a sentence with the figure, its value and the limit; None if none does.
+    """What figure of a release breaks a limit, in a sentence with its value and the limit; None if none does.
 
-    The error rate is errors over requests, of at least `min_requests`: the failure of the first request alone is no rate
-    of 100 %, but is judged at once. A TTFT is too high only where noise does not explain it, which takes
-    `min_requests` on either side: the lower bound of the new median must be above the limit times the upper bound of
-    the old one (each with 95 % confidence, from order statistics), and the ratio of the means must be above the limit too,
-    since medians are read off buckets and jump where many observations lie close to a bound.
+    The error rate is errors over requests, at least over `min_requests`: what fails is judged at once, and what has not
+    been asked yet counts as right. A TTFT is too high only where noise does not explain it, which takes `min_requests`
+    on either side: the lower bound of the new median must be above the limit times the upper bound of the old one (each
+    with 95 % confidence, from order statistics), and the ratio of the means must be above the limit too, since
+    medians are read off buckets and jump where many observations lie close to a bound.
     """
     rate = new.errors / max(new.requests, limits.min_requests, 1)
     if rate > limits.max_error_rate:
         return (
-            f"the error rate of {new.shown} is {100 * new.error_rate:.2f} % ({new.errors:g} of {new.requests:g} requests); "
-            f"allowed are {100 * limits.max_error_rate:g} %"
+            f"the error rate of {new.shown} is {100 * new.error_rate:.2f} % ({new.errors:g} of {new.requests:g} "
+            f"requests); allowed are {100 * limits.max_error_rate:g} %"
         )
     if old is None or min(new.ttft.count, old.ttft.count) < max(1, limits.min_requests):
         return None
@@ -219,8 +219,8 @@ def breach(new: ReleaseFigures, old: ReleaseFigures | None, limits: Limits) -> s
     if low > limits.max_ttft_ratio * high and new_mean_s > limits.max_ttft_ratio * old_mean_s:
         new_s, old_s = new.ttft_p50_s or 0.0, old.ttft_p50_s or 0.0
         return (
-            f"the median TTFT of {new.shown} is {1000 * new_s:.1f} ms, {new_s / old_s:.2f} times the {1000 * old_s:.1f} ms "
-            f"of {old.shown}; allowed are {limits.max_ttft_ratio:g} times"
+            f"the median TTFT of {new.shown} is {1000 * new_s:.1f} ms, {new_s / old_s:.2f} times the "
+            f"{1000 * old_s:.1f} ms of {old.shown}; allowed are {limits.max_ttft_ratio:g} times"
         )
     return None
 
