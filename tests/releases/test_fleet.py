@@ -90,7 +90,7 @@ def test_a_name_for_haproxy_needs_haproxy(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="none.toml: cannot be read: No such file"):
+    with pytest.raises(OperatorError, match=r"none\.toml: cannot be read: No such file"):
         read_fleet(tmp_path / "none.toml")
 
 

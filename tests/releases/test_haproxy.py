@@ -137,7 +137,8 @@ def test_over_tcp_and_where_weights_do_nothing(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     config = tmp_path / "haproxy.cfg"
     config.write_text(
-        f"global\n    stats socket ipv4@127.0.0.1:{port} level admin\n    stats socket {tmp_path}/user.sock level user\n"
+        f"global\n    stats socket ipv4@127.0.0.1:{port} level admin\n"
+        f"    stats socket {tmp_path}/user.sock level user\n"
         "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n"
         "backend grpc\n    balance first\n    server a 127.0.0.1:1 weight 7\n"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .fleet import Fleet, HAProxyTable
-from .haproxy import real_percent, share_weights
+from .haproxy import HAProxyError, real_percent, share_weights
 
 
 class Balancer:
@@ -20,12 +20,23 @@ class Balancer:
         return cls(fleet, fleet.haproxy) if fleet.haproxy is not None else None
 
     def give(self, new: Sequence[str], old: Sequence[str], percent: float) -> float:
-        """Give `percent` of the traffic to the new servers together; what they get really."""
+        """Give `percent` of the traffic to the new servers together, and the rest to the old ones; what it is really.
+
+        Nothing is changed where a backend has servers that the fleet does not name: they would take a part of both.
+        """
+        for backend in self._backends:
+            strangers = sorted(set(self._haproxy.weights(backend)) - set(self._names.values()))
+            if strangers:
+                raise HAProxyError(
+                    f"{self._haproxy.address}: the backend {backend} has servers that the fleet file does not name: "
+                    f"{', '.join(strangers)}"
+                )
         weights = share_weights(new, old, percent)
         for backend in self._backends:
-            for name, weight in weights.items():
+            # The highest first: at no time does nobody weigh anything.
+            for name, weight in sorted(weights.items(), key=lambda item: -item[1]):
                 self._haproxy.set_weight(backend, self._names[name], weight)
-        return real_percent(weights, list(new))
+        return real_percent(weights, new)
 
     def restore(self, names: Sequence[str]) -> None:
         """Give these servers the weights back that the configuration says."""

@@ -135,8 +135,8 @@ class HAProxy:
         algorithm = self.algorithm(backend)
         if algorithm not in WEIGHTED_ALGORITHMS:
             raise HAProxyError(
-                f"{self.address}: the backend {backend} has `balance {algorithm}`, which does not follow weights set at "
-                f"run time; use one of {', '.join(WEIGHTED_ALGORITHMS)}"
+                f"{self.address}: the backend {backend} has `balance {algorithm}`, which does not follow weights "
+                f"that are set at run time; use one of {', '.join(WEIGHTED_ALGORITHMS)}"
             )
         self._set(backend, server, f"weight {weight}")
 
@@ -204,7 +204,7 @@ class HAProxy:
                     pieces.append(piece)
         except FileNotFoundError:
             raise HAProxyError(
-                f"there is no socket {self.address}; is HAProxy running, with `stats socket {self.address} level admin`?"
+                f"there is no socket {self.address}; is HAProxy running, and has it `stats socket {self.address}`?"
             ) from None
         except TimeoutError:
             raise HAProxyError(

@@ -70,19 +70,19 @@ def render_haproxy(
         raise ValueError(f"balance is {balance!r}; weights are followed by {', '.join(WEIGHTED_ALGORITHMS)}")
     if stream_timeout_s < 1:
         raise ValueError(f"stream_timeout_s is {stream_timeout_s}; it must be 1 or more")
-    template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
-    return (
-        template.render(
-            servers=servers,
-            socket=_socket(socket),
-            bind=bind,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            balance=balance,
-            stream_timeout_s=stream_timeout_s,
-        ).rstrip("\n")
-        + "\n"
+    template = jinja2.Template(
+        TEMPLATE.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    text: str = template.render(
+        servers=servers,
+        socket=_socket(socket),
+        bind=bind,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        balance=balance,
+        stream_timeout_s=stream_timeout_s,
+    )
+    return text
 
 
 def _check_port(key: str, port: int) -> None:

@@ -23,7 +23,8 @@ class Table(BaseModel):
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a file. Raises OperatorError naming it where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return values
     except OSError as error:
         raise OperatorError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

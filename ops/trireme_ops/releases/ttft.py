@@ -10,9 +10,6 @@ from .smoke import SmokeItem, ttft_in_turn
 #: How sure one must be that a ratio is too high before a release is refused for it.
 CONFIDENCE = 0.95
 
-#: With fewer pairs than this, not even all of them being slower is enough.
-MIN_PAIRS = math.ceil(math.log(1 - CONFIDENCE) / math.log(0.5))
-
 
 @dataclass(frozen=True)
 class TtftComparison:
