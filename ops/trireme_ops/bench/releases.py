@@ -99,7 +99,6 @@ def run(layout: Layout, swaps: int = SWAPS) -> int:
 def two_releases(layout: Layout, target: Path) -> Layout:
     """A copy of the checkout with the releases r1, as committed, and r2, which is written down in other ids."""
     from trireme_build.engine_folder import ensure_engine, write_engine
-    from trireme_build.matrices import WeightFormat
     from trireme_build.permuted_checkpoint import permute_vocabulary
     from trireme_build.publish import Candidate, publish
     from trireme_build.publish_tokenizer import publish_tokenizer
@@ -111,7 +110,8 @@ def two_releases(layout: Layout, target: Path) -> Layout:
     ensure_engine(copied.repositories[0] / "tensorrt_llm" / "1", copied.root)
     other, engine = target.parent / "permuted", target.parent / "engine"
     permute_vocabulary(checkpoint, other, _SPECIAL_IDS)
-    write_engine(other, engine, WeightFormat.F32)
+    engine.mkdir()
+    write_engine(other, engine, "f32")
     smoke = default_smoke(copied, "ensemble")
     create(copied, propose(copied, "r1", smoke=smoke))
     for model in ("preprocessing", "postprocessing"):

@@ -148,6 +148,18 @@ class Control:
         body = {"llm": llm, "release": release, "timeout_s": timeout_s}
         return bool(self._act("free", body, timeout_s + _SHORT_S * 4)["at_rest"])
 
+    def start_shadow(self, release: str, fraction: float, show_texts: bool) -> None:
+        """Copy a share of the live traffic to a release that is loaded."""
+        self._act("start_shadow", {"release": release, "fraction": fraction, "show_texts": show_texts})
+
+    def shadow_report(self) -> dict[str, Any]:
+        """What was seen so far; see `shadow.Shadow.report`."""
+        return self._act("shadow_report", {})
+
+    def stop_shadow(self) -> dict[str, Any]:
+        """Copy no more; the last report."""
+        return self._act("stop_shadow", {}, 2 * _SHORT_S)
+
     def end(self, outcome: str, why: str) -> None:
         """Close the server's journal entry."""
         self._act("end", {"outcome": outcome, "why": why})

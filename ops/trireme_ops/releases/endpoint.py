@@ -17,7 +17,22 @@ from trireme_runtime.contract import Refusal
 from ..errors import OperatorError
 from .host import Refused, ReleaseHost
 
-ACTS = ("lock", "renew", "unlock", "document", "preflight", "load", "switch", "mark", "free", "end", "point")
+ACTS = (
+    "lock",
+    "renew",
+    "unlock",
+    "document",
+    "preflight",
+    "load",
+    "switch",
+    "mark",
+    "free",
+    "end",
+    "point",
+    "start_shadow",
+    "shadow_report",
+    "stop_shadow",
+)
 
 
 def answer(host: ReleaseHost, key: str, given_key: str, act: str, body: bytes) -> tuple[int, dict[str, Any]]:

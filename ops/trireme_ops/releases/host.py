@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trireme_runtime.manifest import ManifestError
 from trireme_runtime.shared_state import SHM, BackgroundMark
 
+from ..embedded import ADDRESS
 from ..errors import OperatorError
 from ..layout import Layout
 from ..processes import is_running
@@ -28,6 +29,9 @@ from .llm import Llm, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
 from .rest import wait_for_rest
 from .view import Served, View
+
+if TYPE_CHECKING:
+    from .shadow import Shadow
 
 #: For how long a lock holds whose owner is not heard of, and cannot be looked for on this machine.
 LEASE_S = 30.0
@@ -82,6 +86,7 @@ class ReleaseHost:
         self._guard = threading.RLock()
         self._act = threading.Lock()
         self._doing = ""
+        self._shadow: Shadow | None = None
         self._started = now()
         self.is_serving: Callable[[], bool] = lambda: False
         promotion = self.promotion()
@@ -99,6 +104,8 @@ class ReleaseHost:
                     f"{held.operator} (process {held.pid} on {held.machine}) has been at work on {self._name} "
                     f"since {held.since}: {held.purpose}"
                 )
+            # Whoever wanted it is gone.
+            self._stop_shadow()
             self._lock = Lock(secrets.token_urlsafe(16), operator, machine, pid, purpose, now(), time.monotonic())
             promotion = self.promotion()
             return {"token": self._lock.token, "found": asdict(promotion) if promotion else None}
@@ -190,7 +197,9 @@ class ReleaseHost:
 
         self._check(token)
         release = Release.from_json(document)
-        return {"findings": [asdict(finding) for finding in preflight(self._layout, release)]}
+        live = self._view.state().of(release.llm).live
+        found = preflight(self._layout, release, live=None if live is None else self._view.document(live))
+        return {"findings": [asdict(finding) for finding in found]}
 
     def load(self, token: str, document: Any, in_background: bool = True) -> dict[str, Any]:
         """Load a release next to what runs. Raises Refused with the reason if it cannot be; nothing is left of it.
@@ -297,6 +306,55 @@ class ReleaseHost:
                 return {"at_rest": False, "seconds": time.monotonic() - started}
             self._let_go(names, release)
             return {"at_rest": True, "seconds": time.monotonic() - started}
+
+    def start_shadow(self, token: str, release: str, fraction: float, show_texts: bool) -> dict[str, Any]:
+        """Copy a share of the live traffic to a release that is loaded and not live."""
+        from .shadow import Shadow
+
+        self._check(token)
+        with self._acting(f"beginning to copy traffic to {release}"):
+            self._stop_shadow()
+            document = self._view.document(release)
+            llm = Llm.named(document.llm)
+            served = self._view.state().of(llm.name)
+            if release not in served.loaded or release == served.live:
+                raise Refused(f"{release} is {'live' if release == served.live else 'not loaded'}")
+            self._shadow = Shadow(
+                shm_prefix=self._server.shm_prefix,
+                address=f"{ADDRESS}:{self._server.ports.grpc}",
+                llm=llm,
+                live=served.live,
+                release=release,
+                tokenizer=self._live_version(llm, served.live) / "tokenizer",
+                fraction=fraction,
+                explicit=tuple(document.sampling),
+                show_texts=show_texts,
+            ).start()
+        self._note("shadow", llm=llm.name, release=release, fraction=fraction)
+        return {}
+
+    def _live_version(self, llm: Llm, live: str | None) -> Path:
+        if live is not None:
+            return self._view.document(live).version_folder(self._layout, llm.engine)
+        return next(folder for folder in self._layout.served_versions if folder.parent.name == llm.engine)
+
+    def shadow_report(self, token: str) -> dict[str, Any]:
+        """What was seen so far; see `Shadow.report`."""
+        self._check(token)
+        if self._shadow is None:
+            raise Refused("no traffic is copied")
+        return self._shadow.report()
+
+    def stop_shadow(self, token: str) -> dict[str, Any]:
+        """Copy no more; the last report."""
+        self._check(token)
+        if self._shadow is None:
+            raise Refused("no traffic is copied")
+        return self._stop_shadow()
+
+    def _stop_shadow(self) -> dict[str, Any]:
+        shadow, self._shadow = self._shadow, None
+        return {} if shadow is None else shadow.stop()
 
     def end(self, token: str, outcome: str, why: str) -> dict[str, Any]:
         """Close the journal's entry of a promotion."""
