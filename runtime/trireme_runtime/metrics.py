@@ -22,6 +22,11 @@ _MAX_OBSERVATIONS = 200
 _MAX_INTER_TOKEN_OBSERVATIONS = 10
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: Finer, for releases are held against each other by its median.
+_TTFT_SECONDS = tuple(
+    round(step * decade, 6) for decade in (0.001, 0.01, 0.1, 1.0, 10.0) for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+)
+
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
 #: Every metric of the engine model: name -> (kind, description, further label or buckets).
@@ -29,7 +34,7 @@ METRICS: dict[str, tuple[str, str, str | Sequence[float]]] = {
     "trireme_time_to_first_token_seconds": (
         "HISTOGRAM",
         "From the arrival of a streamed request at the engine model until its first ids are sent",
-        _SECONDS,
+        _TTFT_SECONDS,
     ),
     "trireme_inter_token_seconds": (
         "HISTOGRAM",
