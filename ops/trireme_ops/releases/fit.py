@@ -12,7 +12,7 @@ _REBUILD = "trireme build RECIPE, with publish.tokenizer = true, publishes versi
 
 
 def tokenizers(subject: Subject) -> Iterator[Finding]:
-    """The three models have one vocabulary and one set of special ids; prompts are made as for the engine's checkpoint."""
+    """The models have one vocabulary and one set of special ids; prompts are made as for the engine's checkpoint."""
     llm = subject.llm
     engine = subject.label(llm.engine)
     folder = subject.tokenizer_folder(llm.engine)
@@ -49,7 +49,7 @@ def vocabulary(subject: Subject) -> Iterator[Finding]:
     if highest >= facts.vocab_size:
         yield fails(
             "vocabulary",
-            f"{subject.label(model)} has ids up to {highest}; the engine knows 0 to {facts.vocab_size - 1} ({facts.path})",
+            f"{subject.label(model)} has ids up to {highest}; the engine knows {facts.vocab_size} ({facts.path})",
             _REBUILD,
         )
     else:

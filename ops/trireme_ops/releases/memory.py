@@ -72,7 +72,7 @@ def need(facts: EngineFacts, tokenizers: Iterable[Path], instances: int, kv_toke
         processes=sum(models) + further + UNARY_BYTES + SERVER_BYTES + ENGINE_BYTES.get(facts.engine, 0),
         weights=facts.weight_bytes,
         kv_cache=round(facts.kv_bytes_per_token * kv_tokens),
-        step=4 * STEP_NUMBERS * facts.widest * step_tokens,
+        step=0 if facts.is_on_gpu else 4 * STEP_NUMBERS * facts.widest * step_tokens,
         is_on_gpu=facts.is_on_gpu,
     )
 
