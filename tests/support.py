@@ -139,3 +139,15 @@ def start_null_server(folder: Path, steps_per_s: float, settings: dict[str, str]
     tokenizer = ROOT / "model_repository" / "postprocessing" / "1" / "tokenizer"
     use_null_engine(layout, replace(NullModel.of_tokenizer(tokenizer, steps_per_s), **more))
     return start_server(folder, env={"TRIREME_ROOT": str(layout.root)})
+
+
+def processes_named(server: Server, part: str) -> list[int]:
+    """The processes of a server that have this in their command line."""
+    found = []
+    for pid in server.session():
+        try:
+            if part in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
