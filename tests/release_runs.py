@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,11 +154,12 @@ class RunningAct:
 
 
 @contextmanager
-def null_server(folder: Path, layout: Layout, name: str = "test") -> Iterator[tuple[Server, Operator]]:
-    """A server with r1 live, and its operator."""
-    server = start_server(
-        folder, "--release", "r1", "--name", name, env={"TRIREME_ROOT": str(layout.root), "TRIREME_TEST": "1"}
-    )
+def null_server(
+    folder: Path, layout: Layout, name: str = "test", ports: Mapping[str, str] | None = None
+) -> Iterator[tuple[Server, Operator]]:
+    """A server with r1 live if it never had another, and its operator. ports: by kind; any where none is named."""
+    named = [word for kind, port in (ports or {}).items() for word in (f"--{kind}-port", port)]
+    server = start_server(folder, "--release", "r1", "--name", name, *named, env={"TRIREME_ROOT": str(layout.root)})
     try:
         yield server, Operator(layout, ["--server", server.addresses["health"]])
     finally:

@@ -197,7 +197,7 @@ def test_traffic_is_copied_to_a_release_on_trial(server: Server, operator: Opera
 def test_memory_and_models_of_what_was_freed_are_gone(server: Server, operator: Operator) -> None:
     assert operator.run("promote", "r2", "--hold", "0s").returncode == 0
     assert not [path.name for path in server.regions() if "@r1." in path.name]
-    assert not processes_named(server, "@r1")
+    wait_for(lambda: not processes_named(server, "@r1"), 30, "the end of the old release's processes")
     assert [path.name for path in server.regions() if "@r2." in path.name]
 
 
