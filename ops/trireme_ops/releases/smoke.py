@@ -8,16 +8,14 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from trireme_client import AsyncClient, Generation, Message, TriremeError
 
 from ..errors import OperatorError
-
-_Result = TypeVar("_Result")
 
 MATCHES = ("exact", "prefix", "contains", "regex")
 
@@ -216,7 +214,7 @@ def run_smoke(
 
             return list(await asyncio.gather(*(one(item) for item in items)))
 
-    answers = _run(ask_all())
+    answers = asyncio.run(ask_all())
     wrong = tuple(
         WrongAnswer(item, answer.text, answer.error)
         for item, answer in zip(items, answers, strict=True)
@@ -265,19 +263,4 @@ def ttft_in_turn(
                         raise OperatorError(f"{models[side]}: {error}") from None
         return times
 
-    return _run(measure())
-
-
-def _run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run in an event loop of its own, in whatever thread."""
-
-    async def quietly() -> _Result:
-        # gRPC wakes the loops of all threads for each event; those that it was not for say so here.
-        def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-            if not isinstance(context.get("exception"), BlockingIOError):
-                loop.default_exception_handler(context)
-
-        asyncio.get_running_loop().set_exception_handler(handle)
-        return await work
-
-    return asyncio.run(quietly())
+    return asyncio.run(measure())
