@@ -397,6 +397,12 @@ def test_a_cache_that_may_still_grow_is_noted(layout: Layout) -> None:
     assert "the KV cache of r1 may grow by 192 MiB" in finding.detail
 
 
+def test_what_runs_and_cannot_be_read_any_more_keeps_nothing_from_taking_its_place(layout: Layout) -> None:
+    live = release_of(layout, versions={**release_of(layout).versions, "tensorrt_llm": 7})
+    findings = preflight(layout, release_of(layout), ROOMY, live=live)
+    assert not [finding for finding in findings if finding.status is Status.FAIL]
+
+
 def test_control_groups_limit_what_is_free(tmp_path: Path) -> None:
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/x\n0::/a/b\n")

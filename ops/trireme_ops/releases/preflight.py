@@ -330,14 +330,21 @@ def enough_memory(subject: Subject, machine: Machine, live: Release | None) -> I
     if needed.host > machine.free:
         yield fails("memory", text, lower)
         return
-    grows = 0
-    if live is not None:
-        other = Subject(subject.layout, live, subject.llm, None)
-        grows = 0 if other.facts.is_on_gpu else _need(other).kv_cache
+    grows = 0 if live is None else _kv_cache_of(subject, live)
     if needed.host + grows > machine.free:
         yield note("memory", f"{text}; the KV cache of {live.name if live else ''} may grow by {_mib(grows)}", lower)
     else:
         yield note("memory", text)
+
+
+def _kv_cache_of(subject: Subject, live: Release) -> int:
+    """The KV cache of what runs, in bytes of the machine's memory; 0 where its files do not say any more."""
+    other = Subject(subject.layout, live, subject.llm, None)
+    try:
+        return 0 if other.facts.is_on_gpu else _need(other).kv_cache
+    except (OperatorError, OSError, ValueError, KeyError):
+        # What runs is no reason against what is to take its place.
+        return 0
 
 
 def _gpu_memory(needed: memory.Need, machine: Machine, told: str) -> Finding:
