@@ -1,4 +1,4 @@
-"""Operators and servers that are killed while a release is on its way: what is found is said, and one release serves."""
+"""Operators and servers that are killed while a release is on its way: it is said, and one release serves."""
 
 import os
 import signal

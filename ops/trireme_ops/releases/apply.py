@@ -44,7 +44,7 @@ class PromoteTable(Table):
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.001
     max_ttft_ratio: Annotated[float, Field(gt=0)] = 1.3
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.95
-    max_unavailable: _Number = 1
+    max_unavailable: _Number | None = None
     keep_old: bool = False
     drain_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 

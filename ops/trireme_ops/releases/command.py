@@ -215,7 +215,9 @@ def _add_promote_options(parser: Any) -> None:
         "--max-ttft-ratio", type=_positive, metavar="RATIO", help="its TTFT over the old one's (default 1.3)"
     )
     parser.add_argument("--min-score", type=_rate, metavar="SCORE", help="of the smoke set, 0 to 1 (default 0.95)")
-    parser.add_argument("--max-unavailable", type=count, metavar="N", help="servers at a time (default 1)")
+    parser.add_argument(
+        "--max-unavailable", type=count, metavar="N", help="servers at a time (default: as the fleet file says, or 1)"
+    )
     parser.add_argument(
         "--keep-old", action="store_true", default=None, help="leave the old release loaded, to go back at once"
     )

@@ -8,7 +8,7 @@ Until it is proved on every server, what was live before stays loaded on each, a
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -51,8 +51,9 @@ class Options:
 
     canary: shares of the traffic in percent, one after the other, where a balancer can give them. hold_s: how long each
     share, and the whole in the end, is watched. max_error_rate: of its requests, 0 to 1. max_ttft_ratio: its TTFT over
-    that of what was live before. min_score: of the smoke set, 0 to 1. max_unavailable: servers at a time. keep_old:
-    leave what was live before loaded, to go back at once. drain_timeout_s: how long its last requests may take.
+    that of what was live before. min_score: of the smoke set, 0 to 1. max_unavailable: servers at a time; None: as the
+    fleet says. keep_old: leave what was live before loaded, to go back at once. drain_timeout_s: how long its last
+    requests may take. smoke_timeout_s: for each prompt of the smoke set.
     """
 
     canary: tuple[float, ...] = ()
@@ -60,7 +61,7 @@ class Options:
     max_error_rate: float = 0.001
     max_ttft_ratio: float = 1.3
     min_score: float = 0.95
-    max_unavailable: int = 1
+    max_unavailable: int | None = None
     keep_old: bool = False
     drain_timeout_s: float = 600.0
     smoke_timeout_s: float = 60.0
@@ -104,6 +105,7 @@ class _Rollout:
     ) -> None:
         self._controls = controls_of(fleet)
         self._balancer = Balancer.of(fleet)
+        self._at_a_time = options.max_unavailable or fleet.max_unavailable
         self._release = release
         self._options = options
         self._audit = audit
@@ -196,9 +198,8 @@ class _Rollout:
                 break
             except Unreachable as error:
                 self._lost(server, str(error))
-        size = max(1, self._options.max_unavailable)
-        for begin in range(0, len(rest), size):
-            batch = rest[begin : begin + size]
+        for begin in range(0, len(rest), self._at_a_time):
+            batch = rest[begin : begin + self._at_a_time]
             with ThreadPoolExecutor(len(batch)) as pool:
                 results = [(server, pool.submit(self._bring_up, server)) for server in batch]
             ready: list[Control] = []
@@ -294,6 +295,11 @@ class _Rollout:
             server.status()
             raise Breach(f"{server.name}: its tritonserver stopped answering: {error}") from error
 
+    def _figures(self, before: Mapping[str, Sample], server: Control, release: str | None) -> ReleaseFigures:
+        """What a release did on a server since the sample in `before`."""
+        sample = self._scrape(server)
+        return figures(before[server.name], sample, self._llm.engine, release or "", [self._llm.preprocessing])
+
     def _measure_baseline(self, servers: Sequence[Control]) -> None:
         """How what is live does before anything is loaded beside it."""
         duration_s = min(self._options.hold_s, _MOST_BASELINE_S)
@@ -303,10 +309,7 @@ class _Rollout:
             before = {server.name: self._scrape(server) for server in servers}
             time.sleep(duration_s)
             for server in servers:
-                left = self._left[server.name] or ""
-                self._baselines[server.name] = figures(
-                    before[server.name], self._scrape(server), self._llm.engine, left
-                )
+                self._baselines[server.name] = self._figures(before, server, self._left[server.name])
 
     def _watch(self, servers: Sequence[Control], hold_s: float, others: Sequence[Control]) -> None:
         """Hold the release to its limits for a while, against `others` that serve what was live, or the baseline."""
@@ -357,8 +360,7 @@ class _Rollout:
         """What a release on trial is held against: what another server does with the old one, else the baseline."""
         for other in others:
             if other in self._servers.there:
-                left = self._left[other.name] or ""
-                return figures(before[other.name], self._scrape(other), self._llm.engine, left)
+                return self._figures(before, other, self._left[other.name])
         return self._baselines.get(server.name)
 
     # The end of it
