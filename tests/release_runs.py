@@ -100,6 +100,7 @@ class Operator:
     def status(self, *arguments: str) -> list[dict[str, Any]]:
         """What is live, as programs read it."""
         done = self.run("status", "--json", *arguments)
+        assert done.stdout, done.stderr
         found = json.loads(done.stdout)
         assert isinstance(found, list)
         return found

@@ -3,10 +3,11 @@
 Priorities are those of threads, which those that they start inherit, processes included. Only Linux has what is used.
 """
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def end() -> None:
     _normal = None
 
 
+def return_all(pids: Iterable[int]) -> None:
+    """Back to the normal priority with processes that are still loading, where that is allowed."""
+    for thread in _threads(pids):
+        with contextlib.suppress(OSError):
+            if os.sched_getscheduler(thread) == os.SCHED_IDLE:
+                _set(os.SCHED_OTHER, thread)
+
+
 def loads_in_background(initialize: Callable[..., None]) -> Callable[..., None]:
     """For `initialize` of a model: before it returns, everything is back to the normal priority."""
 
@@ -99,7 +108,7 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _threads(pids: list[int]) -> list[int]:
+def _threads(pids: Iterable[int]) -> list[int]:
     found: list[int] = []
     for pid in pids:
         try:

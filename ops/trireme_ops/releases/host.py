@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trireme_runtime import background
 from trireme_runtime.manifest import ManifestError
 from trireme_runtime.shared_state import SHM, BackgroundMark
 
 from ..embedded import ADDRESS
 from ..errors import OperatorError
 from ..layout import Layout
-from ..processes import is_running
+from ..processes import is_running, session_members
 from ..server import ControlError, EmbeddedServer
 from . import view as views
 from .llm import Llm, scoped
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 #: For how long a lock holds whose owner is not heard of, and cannot be looked for on this machine.
 LEASE_S = 30.0
+
+#: For how long a release is loaded at the lowest priority; after that it is loaded as anything else.
+_BACKGROUND_S = 30.0
 
 
 class Refused(OperatorError):
@@ -218,7 +222,9 @@ class ReleaseHost:
                 raise Refused(changed[0])
             if served.live is None and not served.good:
                 self._view.keep(propose(self._layout, before(release.name), llm.name))
-            self._begin(llm.name, release.name, served.live)
+            goes_back = self._goes_back_to(release.name)
+            if not goes_back:
+                self._begin(llm.name, release.name, served.live)
             started = time.monotonic()
             try:
                 self._prepare_engine(release)
@@ -235,9 +241,11 @@ class ReleaseHost:
             except (ControlError, OSError, OperatorError) as error:
                 self._let_go(llm, release.name)
                 why = f"{release.name} cannot be loaded: {_first_lines(str(error))}"
-                self._end("rolled back", why)
+                if not goes_back:
+                    self._end("rolled back", why)
                 raise Refused(why, 422) from error
-            self._mark("loaded")
+            if not goes_back:
+                self._mark("loaded")
             return {"new": True, "seconds": time.monotonic() - started}
 
     def switch(self, token: str, llm: str, release: str | None) -> dict[str, Any]:
@@ -444,10 +452,20 @@ class ReleaseHost:
     def _in_background(self) -> Iterator[None]:
         """What is loaded meanwhile leaves the processors to what serves."""
         mark = BackgroundMark(self._server.shm_prefix)
+
+        def hurry() -> None:
+            mark.remove()
+            background.return_all(session_members(self._server.process.pid))
+
+        # Where the processors are never idle, what waits for that would never be loaded.
+        timer = threading.Timer(_BACKGROUND_S, hurry)
+        timer.daemon = True
         mark.make()
+        timer.start()
         try:
             yield
         finally:
+            timer.cancel()
             mark.remove()
 
     @contextmanager
@@ -494,6 +512,11 @@ class ReleaseHost:
             raise Refused(f"{promotion.release} is on its way ({promotion.phase}); settle it first")
         self._write_promotion(Promotion(llm, release, left, "loading", self._lock.operator, now()))
         self._note("loading", llm=llm, release=release, left=left)
+
+    def _goes_back_to(self, release: str) -> bool:
+        """Whether this is what was live before the one that is on its way."""
+        promotion = self.promotion()
+        return promotion is not None and release == (promotion.left or before(promotion.release))
 
     def _mark(self, phase: str) -> None:
         promotion = self.promotion()
