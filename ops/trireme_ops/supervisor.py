@@ -23,6 +23,10 @@ _ASK_S = 1.0
 #: The wait before a server that dies again soon after its start is started once more: at first none, then doubled.
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 30.0
 
+#: How often a server is started at first that is ended by a signal before it is ready: Triton's Python backend aborts
+#: now and then where several models are loaded at once on a busy machine.
+_FIRST_STARTS = 3
+
 #: A server that was ready for so long is started again at once when it dies.
 STABLE_S = 5.0
 
@@ -67,8 +71,7 @@ class Supervisor:
 
         Raises OperatorError if the server is not ready at first, or dies and is not to be started again.
         """
-        self._server.start()
-        if not self._server.wait_until_ready(self._ready_timeout_s, self._stopped):
+        if not self._start_first():
             return
         self._begin()
         self.health.start()
@@ -94,6 +97,20 @@ class Supervisor:
         finally:
             self._serving = False
             self.health.stop()
+
+    def _start_first(self) -> bool:
+        """Start it, again where it crashes as it sometimes does on a busy machine; False if it is time to end."""
+        for attempt in range(_FIRST_STARTS):
+            try:
+                self._server.start()
+                return self._server.wait_until_ready(self._ready_timeout_s, self._stopped)
+            except OperatorError as error:
+                status = self._server.process.poll() if self._server.was_started else None
+                if not self._restarts or status is None or status >= 0 or attempt == _FIRST_STARTS - 1:
+                    raise
+                self._say(f"{error}\nStarting it again ...")
+                self._server.kill()
+        raise AssertionError("the last attempt raises or returns")
 
     def _begin(self) -> None:
         """The server is ready: it serves, and nothing is held against it."""
