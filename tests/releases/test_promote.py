@@ -58,6 +58,8 @@ def test_a_release_goes_live_and_back_and_no_client_notices(server: Server, oper
     assert seen.mixed == []
     assert seen.answered_by("r1") > 10
     assert seen.answered_by("r2") > 10
+    log = (server.ready_file.parent / "triton.log").read_text(errors="replace")
+    assert log.count("successfully loaded 'tensorrt_llm@r2'") == 1
     # What began on the old release ended on it.
     assert len(began + rest) == 1500
     assert TEXTS["r1"].fullmatch(began + rest)

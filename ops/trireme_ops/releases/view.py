@@ -10,8 +10,10 @@ A release's model folders are made once and only linked, so that Triton, which l
 model that runs for one that has changed.
 """
 
+import contextlib
 import json
 import os
+import py_compile
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -305,4 +307,8 @@ def _write_model(folder: Path, config: Any, version: Path | None = None) -> None
     else:
         if version not in version_folders(version.parent):
             raise OperatorError(f"{version}: no such version")
+        # A stub writes bytecode beside model.py, whatever its environment says, and Triton would take the model for
+        # changed, and load it again.
+        with contextlib.suppress(OSError, py_compile.PyCompileError):
+            py_compile.compile(str(version / "model.py"), doraise=True)
         (folder / version.name).symlink_to(version)
