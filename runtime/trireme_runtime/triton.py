@@ -35,7 +35,8 @@ class ModelConfig:
     def __init__(self, args: dict[str, str]) -> None:
         self._config = json.loads(args["model_config"])
         self.name = args["model_name"]
-        self.version_folder = Path(args["model_repository"]) / args["model_version"]
+        # What a server sees are links, which change; the files stay, for an engine that is started again.
+        self.version_folder = (Path(args["model_repository"]) / args["model_version"]).resolve()
 
     @classmethod
     def of_verified(cls, args: dict[str, str]) -> "ModelConfig":
