@@ -35,7 +35,7 @@ class ModelConfig:
     def __init__(self, args: dict[str, str]) -> None:
         self._config = json.loads(args["model_config"])
         self.name = args["model_name"]
-        # Not by way of links, which may lead elsewhere by the time that the engine is started again.
+        # What a server sees are links, which change; the files stay, for an engine that is started again.
         self.version_folder = (Path(args["model_repository"]) / args["model_version"]).resolve()
 
     @classmethod

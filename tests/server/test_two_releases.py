@@ -274,7 +274,7 @@ def test_stop_reaches_what_triton_has_replaced_under_its_name(server: Server, la
     status, body = control(server, layout, "tensorrt_llm")
     assert status == 200, body
     new = begin(raw, "tensorrt_llm", "new")
-    assert server.metric("trireme_requests_running", release="") == 1
+    wait_for(lambda: server.metric("trireme_requests_running", release="") == 1)
     assert stop(raw, "old") == []
     assert last_reason(call) == "cancelled"
     assert stop(raw, "new") == []
