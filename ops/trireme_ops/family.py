@@ -30,7 +30,9 @@ else:
 #: In the manifest of every version that belongs to an added family.
 RECIPE = "trireme add"
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: What a family can be called.
+#: What a family can be called.
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 #: The committed family: (repository, model) -> the name that it has in a family called {0}.
 _MODELS = {
@@ -61,7 +63,7 @@ class FamilySpec:
     def __post_init__(self) -> None:
         from trireme_build.matrices import WeightFormat
 
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise OperatorError(
                 f"the name {self.name!r} cannot be used; allowed are up to 40 of a-z, 0-9 and _, a letter first"
             )
@@ -156,7 +158,7 @@ def remove_family(layout: Layout, name: str) -> None:
     ]
     engine = layout.root / "model_repository" / f"{name}_tensorrt_llm" / "1"
     try:
-        added = _NAME.fullmatch(name) is not None and read_manifest(engine).get("recipe") == RECIPE
+        added = NAME.fullmatch(name) is not None and read_manifest(engine).get("recipe") == RECIPE
     except ManifestError:
         added = False
     if not added:

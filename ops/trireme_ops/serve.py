@@ -20,6 +20,7 @@ from .arguments import add_port_arguments, ports_of
 from .checks import Status, all_checks
 from .doctor import render
 from .embedded import ADDRESS, Ports
+from .engines import prepare_engines
 from .errors import OperatorError
 from .layout import Layout
 from .releases import endpoint
@@ -83,27 +84,6 @@ def check(layout: Layout, wanted: Ports) -> None:
     failures = [finding for finding in all_checks(layout, wanted) if finding.status is Status.FAIL]
     if failures:
         raise OperatorError("this machine is not ready to serve:\n" + render(failures))
-
-
-def prepare_engines(layout: Layout) -> None:
-    """Make the engine folders that are generated from a checkpoint. Raises OperatorError where that fails."""
-    from trireme_build.engine_folder import ensure_engine, is_current
-    from trireme_build.errors import CheckpointError
-    from trireme_runtime.manifest import read_manifest
-
-    for folder in layout.engine_versions:
-        try:
-            if not is_current(folder):
-                print(f"Making the engine of {folder.parent.name}/{folder.name} from its checkpoint ...", flush=True)
-            ensure_engine(folder, layout.root)
-        except (CheckpointError, KeyError, RuntimeError, ValueError) as error:
-            family = read_manifest(folder).get("family")
-            fix = (
-                f"put it back, or type: trireme remove {family}"
-                if family
-                else "Type: git checkout -- build/checkpoints"
-            )
-            raise OperatorError(f"the engine of {folder.parent.name} cannot be made: {error}. {fix}") from error
 
 
 def _server_name(given: str | None, resolved: Ports) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from raw import Raw, Refusal, ask, connected, infer_request, outputs_of, read
 from support import ROOT, Server, start_server, stop_server, wait_for
 from trireme_ops.bench.root import NullModel, copy_repositories, use_null_engine
+from trireme_ops.engines import prepare_engines
 from trireme_ops.layout import Layout
 from trireme_ops.releases.graphs import alias_config
-from trireme_ops.serve import prepare_engines
 from trireme_runtime.model_config import read_config
 from views import LLM, HandMade, make_view
 

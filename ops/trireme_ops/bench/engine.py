@@ -9,9 +9,9 @@ from typing import Any
 
 from trireme_runtime.engines.base import EngineSettings
 
+from ..engines import prepare_engines
 from ..family import FamilySpec, add_family
 from ..layout import Layout
-from ..serve import prepare_engines
 from .load import Load, Result, quantile
 from .root import copy_repositories
 from .runs import Measured, measure, measure_engine, summary, table, write_json

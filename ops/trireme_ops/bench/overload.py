@@ -5,8 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ..engines import prepare_engines
 from ..layout import Layout
-from ..serve import prepare_engines
 from .load import Load, quantile
 from .path import PACED_STEPS_PER_S
 from .root import NullModel, copy_repositories, use_null_engine

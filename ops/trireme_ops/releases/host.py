@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trireme_runtime import background
-from trireme_runtime.manifest import ManifestError
 from trireme_runtime.shared_state import SHM, BackgroundMark
 
 from ..embedded import ADDRESS
+from ..engines import prepare_engine
 from ..errors import OperatorError
 from ..layout import Layout
 from ..processes import is_running, session_members
@@ -30,6 +30,7 @@ from .llm import Llm, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
 from .rest import wait_for_rest
 from .view import Served, View
+from .watch import Sample, figures
 
 if TYPE_CHECKING:
     from .shadow import Shadow
@@ -151,6 +152,7 @@ class ReleaseHost:
             else {k: v for k, v in asdict(held).items() if k != "token"},
             "doing": self._doing,
             "drift": self._drift(),
+            "traffic": self._traffic(),
         }
 
     def _described(self, served: Served) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class ReleaseHost:
         """
         self._check(token)
         release = Release.from_json(document)
-        llm = Llm.named(release.llm)
+        llm = self._llm(release.llm)
         with self._acting(f"loading {release.name}"):
             served = self._view.state().of(llm.name)
             if release.name in served.loaded:
@@ -251,7 +253,7 @@ class ReleaseHost:
     def switch(self, token: str, llm: str, release: str | None) -> dict[str, Any]:
         """Put a loaded release behind the public names; requests under way stay where they are."""
         self._check(token)
-        names = Llm.named(llm)
+        names = self._llm(llm)
         with self._acting(f"switching to {release or UNRELEASED}"), self._view.lock:
             state = self._view.state()
             served = state.of(llm)
@@ -301,7 +303,7 @@ class ReleaseHost:
         at_rest: false if some were not in `timeout_s`; then it stays loaded, and nothing is lost.
         """
         self._check(token)
-        names = Llm.named(llm)
+        names = self._llm(llm)
         with self._acting(f"draining {release or UNRELEASED}"):
             served = self._view.state().of(llm)
             if release == served.live:
@@ -380,6 +382,7 @@ class ReleaseHost:
             served = state.of(llm.name)
             if release not in served.loaded:
                 return
+            self._remember_traffic(llm, release)
             left = tuple(name for name in served.loaded if name != release)
             self._view.write(state.with_llm(llm.name, replace(served, loaded=left)))
         if release is None:
@@ -395,6 +398,33 @@ class ReleaseHost:
             # Of processes that died: those that end in good order take theirs along.
             if path.name.startswith(self._server.shm_prefix) and f"@{release}." in path.name:
                 path.unlink(missing_ok=True)
+
+    def _remember_traffic(self, llm: Llm, release: str | None) -> None:
+        """Add what a release did to what it had done before: its counters go with its models."""
+        try:
+            sample = Sample.parse(self._server.metrics_text())
+        except (OSError, OperatorError):
+            return
+        seen = figures(None, sample, llm.engine, release or "", [llm.preprocessing])
+        totals = self._traffic()
+        earlier = totals.get(llm.name, {}).get(release or UNRELEASED, {"requests": 0.0, "errors": 0.0})
+        totals.setdefault(llm.name, {})[release or UNRELEASED] = {
+            "requests": earlier["requests"] + seen.requests,
+            "errors": earlier["errors"] + seen.errors,
+        }
+        staging = self._view.folder / ".traffic.json"
+        staging.write_text(json.dumps(totals), encoding="utf-8")
+        staging.rename(self._view.folder / "traffic.json")
+
+    def _traffic(self) -> dict[str, dict[str, dict[str, float]]]:
+        """LLM -> release -> requests and errors, before its models were unloaded."""
+        try:
+            found: dict[str, dict[str, dict[str, float]]] = json.loads(
+                (self._view.folder / "traffic.json").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return {}
+        return found
 
     def _attempt(self, act: Callable[[str], None], name: str) -> None:
         try:
@@ -433,20 +463,14 @@ class ReleaseHost:
             self._note("pointed", llm=llm, release=release.name)
         return {}
 
+    def _llm(self, name: str) -> Llm:
+        served = self._view.state().llms
+        if name not in served:
+            raise Refused(f"{self._name} has no LLM {name[:60]!r}; it has {', '.join(served)}", 404)
+        return Llm.named(name)
+
     def _prepare_engine(self, release: Release) -> None:
-        """Make the engine of a version that is made from a checkpoint on the machine that serves it."""
-        from trireme_build.engine_folder import ensure_engine
-        from trireme_build.errors import CheckpointError
-        from trireme_runtime.manifest import read_manifest
-
-        from ..layout import DEFAULT_ENGINE, engine_of
-
-        folder = release.version_folder(self._layout, Llm.named(release.llm).engine)
-        try:
-            if read_manifest(folder).get("source") and engine_of(folder) == DEFAULT_ENGINE:
-                ensure_engine(folder, self._layout.root)
-        except (CheckpointError, ManifestError, KeyError, RuntimeError, ValueError) as error:
-            raise OperatorError(f"its engine cannot be made: {error}") from error
+        prepare_engine(release.version_folder(self._layout, Llm.named(release.llm).engine), self._layout.root)
 
     @contextmanager
     def _in_background(self) -> Iterator[None]:

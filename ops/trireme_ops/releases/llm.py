@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from trireme_runtime.model_names import SEPARATOR, model_and_release
 
 from ..errors import OperatorError
-from ..family import families, model_names
+from ..family import NAME, families, model_names
 from ..layout import Layout
 
 #: The committed LLM, by the name of its public ensemble.
@@ -36,7 +36,12 @@ class Llm:
 
     @classmethod
     def named(cls, name: str) -> "Llm":
-        """The LLM whose public ensemble has this name. Its models need not be there."""
+        """The LLM whose public ensemble has this name. Its models need not be there.
+
+        Raises OperatorError for what can be no name.
+        """
+        if not NAME.fullmatch(name):
+            raise OperatorError(f"there is no LLM {name[:60]!r}: that is no name")
         if name == DEFAULT_LLM:
             return cls(name, "preprocessing", "tensorrt_llm", "postprocessing", "ensemble_unary", "llmapi")
         preprocessing, engine, postprocessing, unary, ensemble, llmapi = model_names(name)

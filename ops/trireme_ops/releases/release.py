@@ -86,9 +86,14 @@ class Release:
         for key in ("name", "llm", "versions", "manifests"):
             if not document.get(key):
                 raise OperatorError(f"{key} is missing")
-        missing = [model for model in Llm.named(document["llm"]).models if model not in document["versions"]]
-        if missing:
-            raise OperatorError(f"versions says nothing of {missing[0]}")
+        models = Llm.named(document["llm"]).models
+        for key in ("versions", "manifests"):
+            for model in models:
+                if model not in document[key]:
+                    raise OperatorError(f"{key} says nothing of {model}")
+            for model in document[key]:
+                if model not in models:
+                    raise OperatorError(f"{key} names {model}, which is no model of {document['llm']}")
         return cls(**{**document, "smoke": tuple(document.get("smoke", []))})
 
     def version_folder(self, layout: Layout, model: str) -> Path:

@@ -1,6 +1,6 @@
 """What is live on each server, since when, how much traffic each release had, and what is not as it should be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,12 +12,15 @@ from .llm import Llm
 from .release import UNRELEASED
 from .servers import controls_of
 from .settle import settle
-from .watch import figures, scrape
+from .watch import Sample, figures, scrape
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a release was asked since it was loaded. errors: those that are the server's fault."""
+    """What a release was asked on a server, probes included. errors: those that are the server's fault.
+
+    The times are of what was asked since it was last loaded, None where it is not.
+    """
 
     release: str
     requests: float
@@ -95,17 +98,27 @@ def _llm(server: Control, seen: Mapping[str, Any], name: str, served: Mapping[st
         loaded=[release or UNRELEASED for release in served["loaded"]],
         versions=served["versions"].get(live, {}),
         previous=earlier[-1] if earlier else "",
-        traffic=[traffic for release in served["loaded"] if (traffic := _traffic(server, seen, name, release))],
+        traffic=_traffic(server, seen, name, served["loaded"]),
     )
 
 
-def _traffic(server: Control, seen: Mapping[str, Any], llm: str, release: str | None) -> Traffic | None:
+def _traffic(server: Control, seen: Mapping[str, Any], llm: str, loaded: Sequence[str | None]) -> list[Traffic]:
+    """What each release did: before it was unloaded, and since it is loaded."""
+    earlier = dict(seen["traffic"].get(llm, {}))
     try:
         sample = scrape(f"http://{server.address.host}:{seen['ports']['metrics']}/metrics")
     except (OSError, OperatorError):
-        return None
-    found = figures(None, sample, Llm.named(llm).engine, release or "")
-    return Traffic(release or UNRELEASED, found.requests, found.errors, found.ttft_p50_s, found.ttft_p99_s)
+        sample = Sample({})
+    traffic = []
+    models = Llm.named(llm)
+    for release in loaded:
+        now = figures(None, sample, models.engine, release or "", [models.preprocessing])
+        then = earlier.pop(release or UNRELEASED, {"requests": 0.0, "errors": 0.0})
+        requests, errors = now.requests + then["requests"], now.errors + then["errors"]
+        traffic.append(Traffic(release or UNRELEASED, requests, errors, now.ttft_p50_s, now.ttft_p99_s))
+    for name, then in earlier.items():
+        traffic.append(Traffic(name, then["requests"], then["errors"], None, None))
+    return traffic
 
 
 def table(servers: list[ServerStatus]) -> str:

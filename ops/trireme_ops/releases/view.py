@@ -30,7 +30,7 @@ from ..errors import OperatorError
 from ..layout import Layout
 from . import graphs
 from .llm import Llm, llms, scoped, unscoped
-from .release import Release, differences, now
+from .release import Release, check_name, differences, now
 
 _STATE = "view.json"
 
@@ -142,6 +142,7 @@ class View:
 
     def document(self, release: str) -> Release:
         """A release that this server was given. Raises OperatorError if it was not."""
+        check_name(release)
         path = self._folder / "documents" / f"{release}.json"
         try:
             return Release.from_json(json.loads(path.read_text(encoding="utf-8")))
