@@ -24,6 +24,10 @@ CHECKPOINT = ROOT / "build" / "checkpoints" / "trireme-reference"
 ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--health-port", "0")
 
 
+#: For tests that only the long form of the suite runs.
+long_form = pytest.mark.skipif(not os.environ.get("TRIREME_LONG"), reason="long form: make test-long")
+
+
 def rounds(short: int, long: int) -> int:
     """How often to repeat something: more in the long form of the suite (make test-long)."""
     return long if os.environ.get("TRIREME_LONG") else short

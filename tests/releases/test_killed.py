@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from release_runs import Operator, clients, null_checkout, null_server
-from support import Server, wait_for
+from support import Server, long_form, wait_for
 from trireme_client import Client
 from trireme_ops.layout import Layout
 
@@ -44,7 +44,7 @@ def kill_operator_at(operator: Operator, step: str, address: str) -> None:
         promotion.end(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("step", steps("load", "watch", "drain"))
+@pytest.mark.parametrize("step", steps("watch"))
 def test_an_operator_that_is_killed_leaves_one_release(running: tuple[Server, Operator], step: str) -> None:
     server, operator = running
     if operator.live() != "r1":
@@ -63,6 +63,7 @@ def test_an_operator_that_is_killed_leaves_one_release(running: tuple[Server, Op
     assert seen.mixed == []
 
 
+@long_form
 def test_the_next_promotion_settles_what_it_finds(running: tuple[Server, Operator]) -> None:
     server, operator = running
     if operator.live() != "r1":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from release_runs import TEXTS, Operator, clients, null_checkout, null_server
-from support import Server, processes_named, wait_for
+from support import Server, long_form, processes_named, wait_for
 from trireme_client import Client
 from trireme_ops.layout import Layout
 
@@ -50,6 +50,10 @@ def test_a_release_goes_live_and_back_and_no_client_notices(server: Server, oper
             promoted = operator.run("promote", "r2", *QUICK)
             rest = "".join(delta.text for delta in stream)
         assert operator.live() == "r2"
+        # Nothing of the old release is left.
+        assert not [path.name for path in server.regions() if "@r1." in path.name]
+        assert [path.name for path in server.regions() if "@r2." in path.name]
+        wait_for(lambda: not processes_named(server, "@r1"), 30, "the end of the old release's processes")
         went_back = operator.run("rollback")
         assert operator.live() == "r1"
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
@@ -70,8 +74,8 @@ def test_a_release_goes_live_and_back_and_no_client_notices(server: Server, oper
     [
         ("wrong", "score 0.000 is below 0.95"),
         ("unloadable", "cannot be loaded"),
-        ("hanging", "score 0.000 is below 0.95"),
-        ("slow", "TTFT"),
+        pytest.param("hanging", "score 0.000 is below 0.95", marks=long_form),
+        pytest.param("slow", "TTFT", marks=long_form),
     ],
 )
 def test_a_release_that_is_not_good_enough_serves_no_client(
@@ -91,6 +95,18 @@ def test_a_release_that_is_not_good_enough_serves_no_client(
     assert status["llms"][0]["loaded"] == ["r1"]
 
 
+def test_every_step_stands_in_the_audit_log(layout: Layout) -> None:
+    lines = [json.loads(line) for line in (layout.state / "releases" / "audit.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line.get("release") == "wrong"]
+    assert {"preflight", "load", "probe", "free"} <= {line["step"] for line in steps}
+    assert all(line["at"] and line["operator"] and line["pid"] for line in steps)
+    (failed,) = [line for line in steps if line["result"] == "failed"][-1:]
+    assert "score" in failed["text"]
+    shown = Operator(layout, []).run("log", "--last", "400")
+    assert shown.returncode == 0
+    assert "promote wrong" in shown.stdout
+
+
 def test_a_release_whose_models_do_not_fit_is_not_even_loaded(layout: Layout, operator: Operator) -> None:
     create = operator.run
     operator_alone = Operator(layout, [])
@@ -103,30 +119,26 @@ def test_a_release_whose_models_do_not_fit_is_not_even_loaded(layout: Layout, op
     assert "load" not in {event["step"] for event in events}
 
 
-def test_ctrl_c_takes_a_release_back(server: Server, operator: Operator) -> None:
+def test_ctrl_c_takes_a_release_back_and_a_second_operator_is_told_who_the_first_is(
+    server: Server, operator: Operator
+) -> None:
     with clients(server.grpc) as seen:
         promotion = operator.start("promote", "r2", "--hold", "60s")
+        promotion.wait_for("load", "begin")
+        refused = operator.run("promote", "wrong")
+        (status,) = operator.status()
         promotion.wait_for("watch", "begin")
         wait_for(lambda: seen.answered_by("r2") > 0, 20, "an answer of r2")
         assert promotion.end(signal.SIGINT) == 1
+    assert refused.returncode == 1
+    assert f"(process {promotion.process.pid} on " in refused.stderr
+    assert "promote r2" in refused.stderr
+    assert f"(process {promotion.process.pid})" in status["operator"]
     assert seen.errors == []
     assert seen.mixed == []
     assert operator.live() == "r1"
     assert promotion.events[-1]["result"] == "rolled back"
     assert promotion.events[-1]["why"] == "interrupted by the operator"
-
-
-def test_of_two_operators_one_is_told_who_the_other_is(operator: Operator) -> None:
-    promotion = operator.start("promote", "r2", "--hold", "60s")
-    promotion.wait_for("load", "begin")
-    refused = operator.run("promote", "wrong")
-    assert refused.returncode == 1
-    assert f"(process {promotion.process.pid} on " in refused.stderr
-    assert "promote r2" in refused.stderr
-    (status,) = operator.status()
-    assert f"(process {promotion.process.pid})" in status["operator"]
-    assert promotion.end(signal.SIGTERM) == 1
-    assert operator.live() == "r1"
 
 
 def test_what_is_live_already_is_left_alone(operator: Operator) -> None:
@@ -170,19 +182,6 @@ def test_a_file_says_what_is_live_and_saying_it_twice_changes_nothing(
     assert "releases never change" in refused.stderr
 
 
-def test_every_step_stands_in_the_audit_log(layout: Layout, operator: Operator) -> None:
-    operator.run("promote", "wrong", *QUICK)
-    lines = [json.loads(line) for line in (layout.state / "releases" / "audit.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line.get("release") == "wrong"]
-    assert {"preflight", "load", "probe", "free"} <= {line["step"] for line in steps}
-    assert all(line["at"] and line["operator"] and line["pid"] for line in steps)
-    (failed,) = [line for line in steps if line["result"] == "failed"][-1:]
-    assert "score" in failed["text"]
-    shown = Operator(layout, []).run("log", "--last", "5")
-    assert shown.returncode == 0
-    assert "promote wrong" in shown.stdout
-
-
 def test_traffic_is_copied_to_a_release_on_trial(server: Server, operator: Operator) -> None:
     with clients(server.grpc, streaming=2, unary=2) as seen:
         done = operator.run("shadow", "r2", "--fraction", "0.5", "--duration", "4s", "--json")
@@ -196,13 +195,7 @@ def test_traffic_is_copied_to_a_release_on_trial(server: Server, operator: Opera
     assert operator.status()[0]["drift"] == []
 
 
-def test_memory_and_models_of_what_was_freed_are_gone(server: Server, operator: Operator) -> None:
-    assert operator.run("promote", "r2", "--hold", "0s").returncode == 0
-    assert not [path.name for path in server.regions() if "@r1." in path.name]
-    wait_for(lambda: not processes_named(server, "@r1"), 30, "the end of the old release's processes")
-    assert [path.name for path in server.regions() if "@r2." in path.name]
-
-
+@long_form
 def test_a_server_that_is_started_again_serves_what_was_live(layout: Layout, tmp_path: Path) -> None:
     for attempt, live in (("first", "r1"), ("second", "r2")):
         (tmp_path / attempt).mkdir()
