@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from trireme_runtime.versions import KEY_VARIABLE
 
 from . import ports
 from .arguments import add_port_arguments, ports_of
-from .checks import Status, all_checks
+from .checks import Finding, Status, all_checks, free_ports
 from .doctor import render
 from .embedded import ADDRESS, Ports
 from .engines import prepare_engines
@@ -26,7 +27,7 @@ from .layout import Layout
 from .releases import endpoint
 from .releases.host import ReleaseHost
 from .releases.release import read_release
-from .releases.view import View
+from .releases.view import View, one_of_its_name
 from .server import EmbeddedServer
 from .supervisor import Supervisor
 
@@ -81,15 +82,20 @@ class _Signals:
 
 def check(layout: Layout, wanted: Ports) -> None:
     """Raise OperatorError with what to type if something keeps the server from starting."""
-    failures = [finding for finding in all_checks(layout, wanted) if finding.status is Status.FAIL]
+    _refuse(all_checks(layout, wanted))
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    failures = [finding for finding in findings if finding.status is Status.FAIL]
     if failures:
         raise OperatorError("this machine is not ready to serve:\n" + render(failures))
 
 
-def _server_name(given: str | None, resolved: Ports) -> str:
+def _server_name(given: str | None, wanted: Ports) -> str:
+    """What a server is remembered by; one on a port that the system chooses has a name that does not come again."""
     if given is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", given):
         raise OperatorError(f"--name {given[:60]!r}: allowed are up to 40 of A-Z, a-z, 0-9, _ and -")
-    return given or str(resolved.http)
+    return given or (str(wanted.http) if wanted.http else f"any-{os.getpid()}")
 
 
 def _resolve(wanted: Ports) -> Ports:
@@ -145,17 +151,27 @@ def run(arguments: argparse.Namespace) -> int:
         # For the checks here, and for every model that is loaded.
         os.environ[KEY_VARIABLE] = str(arguments.version_key.resolve())
     wanted = ports_of(arguments)
+    # Said first: a server that runs has its ports, and mostly its name, too.
+    _refuse(free_ports(wanted))
+    name = _server_name(arguments.name, wanted)
+    with one_of_its_name(layout, name):
+        return _serve(arguments, layout, wanted, name, started)
+
+
+def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: str, started: float) -> int:
     resolved = _resolve(wanted)
-    name = _server_name(arguments.name, resolved)
     view = View.of_server(layout, name)
-    if arguments.release is not None:
-        view.start_with(read_release(layout, arguments.release))
-    layout = view.layout_of_live()
+    is_kept = bool(arguments.name or wanted.http)
+    if not is_kept:
+        # Of a process that had this one's number.
+        shutil.rmtree(view.folder, ignore_errors=True)
+    first = None if arguments.release is None else read_release(layout, arguments.release)
+    layout = view.layout_of_live(first)
     check(layout, wanted)
     prepare_engines(layout)
+    if first is not None:
+        view.start_with(first)
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
-    # Ports that the system chose do not come again.
-    is_kept = bool(arguments.name or wanted.http)
     server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)
     host = ReleaseHost(layout, server, view, name)
     control = partial(endpoint.answer, host, layout.control_key())

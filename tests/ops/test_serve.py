@@ -269,3 +269,18 @@ def test_free_ports_are_different_and_free() -> None:
     ports = free_ports(8)
     assert len(set(ports)) == 8
     assert all(is_free(port) for port in ports)
+
+
+def test_two_servers_of_one_checkout_cannot_have_one_name(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    server = start_server(tmp_path / "one", "--name", "twin")
+    try:
+        done = subprocess.run(
+            [TRIREME, "serve", *ANY_PORTS, "--name", "twin"], capture_output=True, text=True, timeout=60
+        )
+    finally:
+        stop_server(server)
+    assert done.returncode == 1
+    assert "a server called 'twin' runs in this checkout; give this one another --name" in done.stderr
+    shutil.rmtree(ROOT / ".trireme" / "servers" / "twin")

@@ -11,12 +11,13 @@ model that runs for one that has changed.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import py_compile
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -271,13 +272,31 @@ class View:
                 served = went_live(Served(loaded=(release.name,), good=(release.name,)), release.name)
                 self.write(state.with_llm(release.llm, served))
 
-    def layout_of_live(self) -> Layout:
-        """The checkout, pinned to the versions of the releases that are live."""
-        pinned: dict[str, int] = {}
+    def layout_of_live(self, first: Release | None = None) -> Layout:
+        """The checkout, pinned to the versions of the releases that are live; `first`: see `start_with`."""
+        pinned: dict[str, int] = {} if first is None else dict(first.versions)
         for served in self.state().llms.values():
             if served.live is not None:
                 pinned |= self.document(served.live).versions
         return replace(self._layout, pinned=pinned)
+
+
+@contextlib.contextmanager
+def one_of_its_name(layout: Layout, name: str) -> Iterator[None]:
+    """While a server runs. Raises OperatorError if one of the same name does in this checkout."""
+    path = layout.state / "servers" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(
+                f"a server called {name!r} runs in this checkout; give this one another --name"
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def went_live(served: Served, release: str | None) -> Served:
