@@ -57,6 +57,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="NAME",
         help="what to serve if no release was ever put live on this server (default: the newest version of each model)",
     )
+    parser.add_argument(
+        "--replace-live", action="store_true", help="start with --release even where another one was live"
+    )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
     parser.add_argument(
@@ -83,6 +86,13 @@ class _Signals:
 def check(layout: Layout, wanted: Ports) -> None:
     """Raise OperatorError with what to type if something keeps the server from starting."""
     _refuse(all_checks(layout, wanted))
+
+
+def _check_pins(layout: Layout) -> None:
+    for model, number in layout.pinned.items():
+        folder = layout.repositories[0] / model / str(number)
+        if not folder.is_dir():
+            raise OperatorError(f"{folder}: no such version, and a release that is live pins it")
 
 
 def _refuse(findings: Sequence[Finding]) -> None:
@@ -166,11 +176,23 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
         # Of a process that had this one's number.
         shutil.rmtree(view.folder, ignore_errors=True)
     first = None if arguments.release is None else read_release(layout, arguments.release)
-    layout = view.layout_of_live(first)
-    check(layout, wanted)
-    prepare_engines(layout)
+    if arguments.replace_live and first is None:
+        raise OperatorError("--replace-live needs --release NAME")
+    layout = view.layout_of_live(first, arguments.replace_live)
+    try:
+        _check_pins(layout)
+        check(layout, wanted)
+        prepare_engines(layout)
+    except OperatorError as error:
+        live = ", ".join(release.name for release in view.live(first, arguments.replace_live))
+        if not live:
+            raise
+        raise OperatorError(
+            f"{error}\nThe server {name!r} starts with what is live on it: {live}. To start with another release: "
+            f"trireme serve --name {name} --release NAME --replace-live"
+        ) from error
     if first is not None:
-        view.start_with(first)
+        view.start_with(first, arguments.replace_live)
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
     server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)
     host = ReleaseHost(layout, server, view, name)

@@ -129,4 +129,4 @@ def _table(versions: list[PublishedVersion]) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "* the newest: what a server loads"])
+    return "\n".join([*lines, "* the newest: what a server without a release loads"])

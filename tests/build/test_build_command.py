@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from support import CHECKPOINT, ROOT, start_server, stop_server, wait_for
+from support import CHECKPOINT, ROOT, long_form, start_server, stop_server, wait_for
 from trireme_build.checkpoint import DecoderShape, read_config
 from trireme_build.errors import CheckpointError
 from trireme_build.export import export_tensorrt_llm
@@ -215,6 +215,7 @@ def test_damage_to_a_tensorrt_llm_checkpoint_is_named(tmp_path: Path, damage: st
         TensorRtLlmWeights(tmp_path / "out", shape)
 
 
+@long_form
 def test_a_kill_at_any_stage_leaves_no_version_or_a_whole_one(root: Path, tmp_path: Path, small: Path) -> None:
     script = Path(__file__).with_name("killed_builds.py")
     command = [sys.executable, str(script), str(root), str(recipe(tmp_path, small))]

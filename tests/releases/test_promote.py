@@ -110,7 +110,7 @@ def test_every_step_stands_in_the_audit_log(layout: Layout) -> None:
 def test_a_release_whose_models_do_not_fit_is_not_even_loaded(layout: Layout, operator: Operator) -> None:
     create = operator.run
     operator_alone = Operator(layout, [])
-    made = operator_alone.run("create", "--name", "unfit", "--from", "r1", "--set", "tensorrt_llm=2")
+    made = operator_alone.run("create", "--name", "unfit", "--from", "r1", "--set", "tensorrt_llm=2", "--anyway")
     assert made.returncode == 0, made.stderr
     done = create("promote", "unfit", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]

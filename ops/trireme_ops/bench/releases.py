@@ -23,12 +23,12 @@ from tqdm import tqdm
 from ..errors import OperatorError
 from ..layout import Layout
 from ..processes import SHM, session_members
-from ..releases.apply import default_smoke
 from ..releases.control import Address, Control
 from ..releases.fleet import Fleet
 from ..releases.promote import Options, promote
 from ..releases.release import create, propose, read_release
 from ..releases.rollback import rollback
+from ..releases.smoke import default_smoke
 from .asking import STREAMED, UNARY, Record, asking, saturating_pace_s
 from .questions import Questions
 from .root import copy_repositories

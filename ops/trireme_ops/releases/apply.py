@@ -30,7 +30,7 @@ from ..layout import Layout
 from .llm import DEFAULT_LLM
 from .promote import Options
 from .release import Release, create, differences, folder_of, propose, read_release
-from .smoke import read_smoke
+from .smoke import default_smoke, read_smoke
 from .toml_file import Table, problems, read_toml
 
 _Number = Annotated[int, Field(strict=True, ge=1)]
@@ -116,9 +116,3 @@ def declared(layout: Layout, path: Path, declaration: Declaration) -> Release:
         return there
     create(layout, wanted)
     return wanted
-
-
-def default_smoke(layout: Layout, llm: str) -> tuple[dict[str, object], ...]:
-    """The smoke set of an LLM that stands in releases/smoke/, or none."""
-    path = folder_of(layout) / "smoke" / f"{llm}.jsonl"
-    return tuple(item.to_json() for item in read_smoke(path)) if path.is_file() else ()

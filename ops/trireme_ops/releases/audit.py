@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ..layout import Layout
+from .events import Event, Tell
 from .release import now, operator_name
 
 
@@ -26,6 +27,17 @@ class AuditLog:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def listening(self, act: str, tell: Tell, **more: Any) -> Tell:
+        """Tell of events, and write all of them that end something; more: what else is known of the act."""
+
+        def told(event: Event) -> None:
+            tell(event)
+            if event.kind != "begin":
+                known = {**more, "server": event.server, "text": event.text, **event.figures}
+                self.append(act, event.step, result=event.kind, **known)
+
+        return told
 
     def lines(self) -> list[dict[str, Any]]:
         """All of it, oldest first; a line that a full disk cut short is left out."""

@@ -42,9 +42,13 @@ def _act(acts: Any, name: str, text: str, run: Callable[[argparse.Namespace], in
 
 
 def _fleet(arguments: argparse.Namespace) -> Any:
+    from .control import Address
     from .fleet import Fleet, read_fleet
 
-    return read_fleet(arguments.fleet) if arguments.fleet is not None else Fleet.of_one(arguments.server)
+    if arguments.fleet is not None:
+        return read_fleet(arguments.fleet)
+    Address.parse(arguments.server)
+    return Fleet.of_one(arguments.server)
 
 
 def _print(document: Any) -> None:
@@ -70,15 +74,17 @@ def _create(acts: Any) -> None:
         help="MODEL=VERSION, settings.KEY=VALUE, instances.MODEL=COUNT or sampling.KEY=VALUE; a model that is not "
         "named has its newest version",
     )
+    parser.add_argument("--anyway", action="store_true", help="write it even if preflight says that it cannot go live")
     parser.add_argument(
         "--smoke", type=Path, metavar="FILE", help="prompts with expected answers (default: releases/smoke/LLM.jsonl)"
     )
 
 
 def _run_create(arguments: argparse.Namespace) -> int:
-    from .apply import default_smoke
+    from ..checks import Status
+    from .preflight import preflight
     from .release import create, propose, read_release
-    from .smoke import read_smoke
+    from .smoke import default_smoke, read_smoke
 
     layout = Layout.find()
     changes = {}
@@ -86,6 +92,8 @@ def _run_create(arguments: argparse.Namespace) -> int:
         key, equals, value = change.partition("=")
         if not equals:
             raise OperatorError(f"--set {change!r}: KEY=VALUE is needed")
+        if key in changes:
+            raise OperatorError(f"--set names {key} twice")
         changes[key] = value
     base = read_release(layout, arguments.base) if arguments.base else None
     smoke: Any = None
@@ -95,6 +103,16 @@ def _run_create(arguments: argparse.Namespace) -> int:
         smoke = default_smoke(layout, arguments.llm)
     llm = base.llm if base is not None and arguments.llm == DEFAULT_LLM else arguments.llm
     release = propose(layout, arguments.name, llm, changes, base, smoke)
+    failed = [finding for finding in preflight(layout, release) if finding.status is Status.FAIL]
+    if failed and not arguments.anyway:
+        raise OperatorError(
+            f"{release.name} could not go live, and is not written: {failed[0].check}: {failed[0].detail} "
+            f"(-> {failed[0].fix}); --anyway writes it"
+        )
+    if not release.smoke:
+        wanted = f"releases/smoke/{release.llm}.jsonl"
+        warning = "no prompts with expected answers, so nobody will know whether it answers well; they go into"
+        print(f"trireme: {warning} {wanted}", file=sys.stderr)
     path = create(layout, release)
     if arguments.json:
         _print(release.to_json())
@@ -118,14 +136,20 @@ def _run_list(arguments: argparse.Namespace) -> int:
     from .release import read_release, release_names
 
     layout = Layout.find()
-    releases = [read_release(layout, name) for name in release_names(layout)]
+    releases, problems = [], []
+    for name in release_names(layout):
+        try:
+            releases.append(read_release(layout, name))
+        except OperatorError as error:
+            problems.append(f"trireme: {error}")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     if arguments.json:
         _print([release.to_json() for release in releases])
-        return 0
+        return int(bool(problems))
     rows = [("RELEASE", "LLM", "CREATED", "BY", "VERSIONS")]
     rows += [(one.name, one.llm, one.created_at, one.created_by, _versions(one)) for one in releases]
     _print_table(rows)
-    return 0
+    return int(bool(problems))
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -254,17 +278,14 @@ def _run_promote(arguments: argparse.Namespace) -> int:
     return _carry_out(arguments, read_release(Layout.find(), arguments.name), _options(arguments))
 
 
-def _carry_out(arguments: argparse.Namespace, release: Any, options: Any) -> int:
+def _carry_out(arguments: argparse.Namespace, release: Any, options: Any, act: str = "promote") -> int:
     from .audit import AuditLog
-    from .display import display
     from .promote import promote
 
-    # A supervisor of commands ends this one as Ctrl-C does: the release is taken back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     fleet = _fleet(arguments)
-    shown = display(arguments.json)
+    shown = _shown(arguments)
     try:
-        outcome = promote(fleet, release, options, shown, AuditLog(Layout.find()))
+        outcome = promote(fleet, release, options, shown, AuditLog(Layout.find()), act)
     finally:
         shown.close()
     if arguments.json:
@@ -276,6 +297,15 @@ def _carry_out(arguments: argparse.Namespace, release: Any, options: Any) -> int
     return 0 if outcome.is_promoted and not outcome.missing else 1
 
 
+def _shown(arguments: argparse.Namespace) -> Any:
+    """Where events go; from now on whatever ends the command does so as Ctrl-C does: what was begun is taken back."""
+    from .display import display
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    return display(arguments.json)
+
+
 def _rollback(acts: Any) -> None:
     parser = _act(acts, "rollback", "go back to the last release that proved itself", _run_rollback, True)
     parser.add_argument("--llm", default=DEFAULT_LLM)
@@ -284,11 +314,10 @@ def _rollback(acts: Any) -> None:
 
 def _run_rollback(arguments: argparse.Namespace) -> int:
     from .audit import AuditLog
-    from .display import display
     from .rollback import rollback
 
     fleet = _fleet(arguments)
-    shown = display(arguments.json)
+    shown = _shown(arguments)
     try:
         outcome = rollback(fleet, arguments.llm, _options(arguments), shown, AuditLog(Layout.find()))
     finally:
@@ -320,7 +349,7 @@ def _run_apply(arguments: argparse.Namespace) -> int:
 
     declaration = read_declaration(arguments.file)
     release = declared(Layout.find(), arguments.file, declaration)
-    return _carry_out(arguments, release, declaration.options)
+    return _carry_out(arguments, release, declaration.options, "apply")
 
 
 # status, log, shadow
@@ -332,10 +361,11 @@ def _status(acts: Any) -> None:
 
 
 def _run_status(arguments: argparse.Namespace) -> int:
+    from .audit import AuditLog
     from .display import Lines
     from .status import status, table
 
-    servers = status(_fleet(arguments), Lines(sys.stderr), not arguments.look_only)
+    servers = status(_fleet(arguments), Lines(sys.stderr), not arguments.look_only, AuditLog(Layout.find()))
     if arguments.json:
         _print([server.to_json() for server in servers])
     else:
@@ -379,14 +409,13 @@ def _shadow(acts: Any) -> None:
 
 def _run_shadow(arguments: argparse.Namespace) -> int:
     from .audit import AuditLog
-    from .display import display
     from .release import read_release
     from .shadowing import report_table, shadow
 
     layout = Layout.find()
     release = read_release(layout, arguments.name)
     fleet = _fleet(arguments)
-    shown = display(arguments.json)
+    shown = _shown(arguments)
     try:
         report = shadow(
             fleet, release, arguments.fraction, arguments.duration, arguments.show_texts, shown, AuditLog(layout)

@@ -178,14 +178,19 @@ class Control:
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"{self.name}: no server answers at {self.address.host}:{self.address.port} "
-                f"({error or type(error).__name__})"
+                f"({str(error) if isinstance(error, OSError) else ascii(error)[:80]})"
             ) from error
         except ValueError as error:
             raise Unreachable(f"{self.name}: what answers at {self.address.port} is no Trireme server") from error
         finally:
             connection.close()
         if status != 200:
-            raise ActRefused(f"{self.name}: {document.get('error', f'HTTP {status}')}", status)
+            if "error" not in document or (act == "" and status == 404):
+                raise Unreachable(
+                    f"{self.name}: what answers at {self.address.host}:{self.address.port} is no Trireme supervisor "
+                    "(its health port is needed)"
+                )
+            raise ActRefused(f"{self.name}: {document['error']}", status)
         return dict(document)
 
     def __enter__(self) -> "Control":

@@ -26,9 +26,10 @@ from ..layout import Layout
 from ..processes import is_running, session_members
 from ..server import ControlError, EmbeddedServer
 from . import view as views
-from .llm import Llm, scoped
+from .llm import Llm, llms, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
 from .rest import wait_for_rest
+from .smoke import default_smoke
 from .view import Served, View
 from .watch import Sample, figures
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: For how long a lock holds whose owner is not heard of, and cannot be looked for on this machine.
 LEASE_S = 30.0
+
+#: The name of what a server serves without a release, until one goes live.
+_AT_START = "at-start"
 
 #: For how long a release is loaded at the lowest priority; after that it is loaded as anything else.
 _BACKGROUND_S = 30.0
@@ -94,9 +98,21 @@ class ReleaseHost:
         self._shadow: Shadow | None = None
         self._started = now()
         self.is_serving: Callable[[], bool] = lambda: False
+        #: What is served without a release, as it is now: further versions may be published while it is.
+        self._at_start = {llm.name: made for llm in llms(layout) if (made := self._as_served(llm)) is not None}
         promotion = self.promotion()
         if promotion is not None:
             self._write_promotion(replace(promotion, server_restarted=True))
+
+    def _as_served(self, llm: Llm) -> Release | None:
+        """The versions of an LLM that this server loads without a release, as one."""
+        served = {folder.parent.name: folder.name for folder in self._layout.served_versions}
+        try:
+            changes = {model: served[model] for model in llm.models}
+            return propose(self._layout, _AT_START, llm.name, changes, smoke=default_smoke(self._layout, llm.name))
+        except (OperatorError, KeyError):
+            # Broken, and nothing to go back to.
+            return None
 
     # Who may
 
@@ -222,8 +238,8 @@ class ReleaseHost:
             changed = self._changed(release)
             if changed:
                 raise Refused(changed[0])
-            if served.live is None and not served.good:
-                self._view.keep(propose(self._layout, before(release.name), llm.name))
+            if served.live is None and not served.good and llm.name in self._at_start:
+                self._view.keep(replace(self._at_start[llm.name], name=before(release.name)))
             goes_back = self._goes_back_to(release.name)
             if not goes_back:
                 self._begin(llm.name, release.name, served.live)
@@ -466,7 +482,11 @@ class ReleaseHost:
     def _llm(self, name: str) -> Llm:
         served = self._view.state().llms
         if name not in served:
-            raise Refused(f"{self._name} has no LLM {name[:60]!r}; it has {', '.join(served)}", 404)
+            raise Refused(
+                f"{self._name} has no LLM {name[:60]!r}; it has {', '.join(served)}. "
+                "One that was added while it ran is served from the next start on",
+                404,
+            )
         return Llm.named(name)
 
     def _prepare_engine(self, release: Release) -> None:

@@ -88,13 +88,19 @@ class Outcome:
 
 
 def promote(
-    fleet: Fleet, release: Release, options: Options | None = None, tell: Tell = untold, audit: AuditLog | None = None
+    fleet: Fleet,
+    release: Release,
+    options: Options | None = None,
+    tell: Tell = untold,
+    audit: AuditLog | None = None,
+    act: str = "promote",
 ) -> Outcome:
     """Put a release live. Raises OperatorError if nothing was changed, with the reason.
 
-    Once a server has loaded it, any breach, error or Ctrl-C takes it back everywhere, and the Outcome says why.
+    Once a server has loaded it, any breach, error or Ctrl-C takes it back everywhere, and the Outcome says why. act:
+    what this is called in the audit log.
     """
-    return _Rollout(fleet, release, options or Options(), tell, audit, "promote").run()
+    return _Rollout(fleet, release, options or Options(), tell, audit, act).run()
 
 
 class _Rollout:
@@ -108,9 +114,8 @@ class _Rollout:
         self._at_a_time = options.max_unavailable or fleet.max_unavailable
         self._release = release
         self._options = options
-        self._audit = audit
         self._act = act
-        self._tell_on = tell
+        self._tell = tell if audit is None else audit.listening(act, tell, release=release.name)
         self._llm = Llm.named(release.llm)
         self._smoke = [SmokeItem.from_json(item) for item in release.smoke]
         #: What was live before, by server; those that loaded the release, and those where it is live.
@@ -120,29 +125,19 @@ class _Rollout:
         self._baselines: dict[str, ReleaseFigures] = {}
         self._servers = Servers()
 
-    def _tell(self, event: Event) -> None:
-        self._tell_on(event)
-        if self._audit is not None and event.kind != "begin":
-            self._audit.append(
-                self._act,
-                event.step,
-                result=event.kind,
-                release=self._release.name,
-                server=event.server,
-                text=event.text,
-                **event.figures,
-            )
-
     def _note(self, kind: Any, step: str, text: str, server: Control | None = None, **more: Any) -> None:
         self._tell(Event(kind, step, text, server.name if server else "", more))
 
     def run(self) -> Outcome:
         with locked(self._controls, f"{self._act} {self._release.name}", self._tell) as servers:
             self._servers = servers
+            self._note("note", "start", f"{self._act} {self._release.name}")
             waiting = self._not_yet_live()
             if not waiting:
                 self._note("done", "end", f"{self._release.name} is live already")
                 return self._outcome("unchanged", "it is live already")
+            if self._options.canary and (self._balancer is None or len(self._servers.there) < 2):
+                self._note("warning", "canary", "nothing can give it a share: the public names are switched at once")
             self._preflight(waiting)
             try:
                 self._measure_baseline(waiting)
@@ -170,7 +165,9 @@ class _Rollout:
         for server in list(self._servers.there):
             served = server.status()["llms"].get(self._llm.name)
             if served is None:
-                raise OperatorError(f"{server.name} has no LLM {self._llm.name!r}")
+                raise OperatorError(
+                    f"{server.name} has no LLM {self._llm.name!r}; one that was added while it ran takes a start"
+                )
             self._left[server.name] = served["live"]
             if served["live"] != self._release.name:
                 waiting.append(server)
@@ -178,11 +175,15 @@ class _Rollout:
 
     def _preflight(self, servers: Sequence[Control]) -> None:
         for server in servers:
+            status = server.status()
+            if not status["serving"]:
+                why = status["drift"][0] if status["drift"] else "one of its processes is being started again"
+                raise OperatorError(f"{server.name} is not ready: {why}")
             with self._step("preflight", "checked versions, limits and memory", server):
                 failed = [finding for finding in server.preflight(self._release) if finding["status"] == "fail"]
                 if failed:
                     details = "; ".join(f"{finding['check']}: {finding['detail']}" for finding in failed)
-                    raise OperatorError(f"{server.name}: {self._release.name} cannot go live: {details}")
+                    raise OperatorError(f"{self._at(server)}{self._release.name} cannot go live: {details}")
 
     def _roll(self, waiting: list[Control]) -> None:
         """All servers, the first alone; what dies meanwhile is left out."""
@@ -244,9 +245,8 @@ class _Rollout:
             result = run_smoke(address, candidate, self._smoke, self._options.smoke_timeout_s, _CONCURRENCY)
             said.append(f"{result.right} of {len(self._smoke)} answers as expected")
             if result.score < self._options.min_score:
-                raise Breach(
-                    f"{server.name}: score {result.score:.3f} is below {self._options.min_score:g}: {result.wrong[0]}"
-                )
+                score = f"score {result.score:.3f} is below {self._options.min_score:g}"
+                raise Breach(f"{self._at(server)}{score}: {result.wrong[0]}")
         with self._step("warm up", "warmed up", server):
             warm_up(address, candidate, self._smoke, _CONCURRENCY, _WARM_UP_ROUNDS)
         with self._step("compare", "", server) as said:
@@ -257,7 +257,7 @@ class _Rollout:
             )
             if compared.is_slower_than(self._options.max_ttft_ratio):
                 raise Breach(
-                    f"{server.name}: its TTFT is {compared.ratio:.2f} times what it was, surely above "
+                    f"{self._at(server)}its TTFT is {compared.ratio:.2f} times what it was, surely above "
                     f"{compared.low:.2f}; allowed are {self._options.max_ttft_ratio:g}"
                 )
 
@@ -293,7 +293,7 @@ class _Rollout:
             return scrape(f"http://{server.target('metrics')}/metrics")
         except OSError as error:
             server.status()
-            raise Breach(f"{server.name}: its tritonserver stopped answering: {error}") from error
+            raise Breach(f"{self._at(server)}its tritonserver stopped answering: {error}") from error
 
     def _figures(self, before: Mapping[str, Sample], server: Control, release: str | None) -> ReleaseFigures:
         """What a release did on a server since the sample in `before`."""
@@ -341,10 +341,13 @@ class _Rollout:
                         continue
                     asked, wrong = asked + len(items), wrong + len(result.wrong)
                     problem = breach(seen, compared_with, self._options.limits)
+                    status = server.status()
+                    if problem is None and not status["serving"]:
+                        problem = "; ".join(["the server is not ready", *status["drift"][:1]])
                     if problem is None and asked and wrong / asked > 1 - self._options.min_score and wrong > 1:
                         problem = f"{wrong} of {asked} answers to the smoke set are wrong while it is live"
                     if problem is not None:
-                        raise Breach(f"{server.name}: {problem}")
+                        raise Breach(f"{self._at(server)}{problem}")
                     said[:] = [_described(self._release.name, seen)]
                 if is_last or not watched:
                     break
@@ -429,6 +432,10 @@ class _Rollout:
                     if server.status()["serving"] or time.monotonic() > deadline:
                         raise
                 time.sleep(_LOOK_S)
+
+    def _at(self, server: Control) -> str:
+        """In front of what is said of one server of several."""
+        return f"{server.name}: " if len(self._controls) > 1 else ""
 
     @contextmanager
     def _step(

@@ -29,10 +29,8 @@ def rollback(
     """
     options = options or Options()
 
-    def told(event: Event) -> None:
-        tell(event)
-        if audit is not None and event.kind != "begin":
-            audit.append("rollback", event.step, result=event.kind, server=event.server, text=event.text)
+    told = tell if audit is None else audit.listening("rollback", tell, llm=llm)
+    told(Event("note", "start", "asked for"))
 
     live: dict[str, str] = {}
     with locked(controls_of(fleet), "rollback", told) as servers:

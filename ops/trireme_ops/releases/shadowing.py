@@ -32,10 +32,8 @@ def shadow(
     """
     options = options or Options()
 
-    def told(event: Event) -> None:
-        tell(event)
-        if audit is not None and event.kind != "begin":
-            audit.append("shadow", event.step, result=event.kind, release=release.name, text=event.text)
+    told = tell if audit is None else audit.listening("shadow", tell, release=release.name)
+    told(Event("note", "start", f"{100 * fraction:g} % of the traffic for {duration_s:g} s"))
 
     controls = controls_of(fleet)
     if len(controls) != 1:
@@ -49,9 +47,9 @@ def shadow(
         if failed:
             raise OperatorError(f"{release.name} cannot be loaded: {failed[0]['check']}: {failed[0]['detail']}")
         told(Event("begin", "load", f"loading {release.name} next to {live or UNRELEASED} ...", server.name))
-        server.load(release)
-        told(Event("done", "load", f"loaded {release.name} next to {live or UNRELEASED}", server.name))
         try:
+            server.load(release)
+            told(Event("done", "load", f"loaded {release.name} next to {live or UNRELEASED}", server.name))
             server.start_shadow(release.name, fraction, show_texts)
             text = f"copying {100 * fraction:g} % of the traffic for {duration_s:g} s"
             told(Event("begin", "shadow", text, server.name))

@@ -16,6 +16,8 @@ from typing import Any
 from trireme_client import AsyncClient, Generation, Message, TriremeError
 
 from ..errors import OperatorError
+from ..layout import Layout
+from .release import folder_of
 
 MATCHES = ("exact", "prefix", "contains", "regex")
 
@@ -130,6 +132,12 @@ def read_smoke(path: Path) -> list[SmokeItem]:
     if not items:
         raise OperatorError(f"{path} holds no items")
     return items
+
+
+def default_smoke(layout: Layout, llm: str) -> tuple[dict[str, Any], ...]:
+    """The set that a checkout has for an LLM, releases/smoke/LLM.jsonl, as JSON holds it; empty where it has none."""
+    path = folder_of(layout) / "smoke" / f"{llm}.jsonl"
+    return tuple(item.to_json() for item in read_smoke(path)) if path.is_file() else ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import OperatorError
+from .audit import AuditLog
 from .control import Control, Unreachable
 from .events import Tell, untold
 from .fleet import Fleet
@@ -60,9 +61,12 @@ class ServerStatus:
         return asdict(self)
 
 
-def status(fleet: Fleet, tell: Tell = untold, settles: bool = True) -> list[ServerStatus]:
+def status(
+    fleet: Fleet, tell: Tell = untold, settles: bool = True, audit: AuditLog | None = None
+) -> list[ServerStatus]:
     """Look at every server of a fleet; what is found half done there, and nobody is at, is settled first."""
-    return [_status_of(server, tell, settles) for server in controls_of(fleet)]
+    told = tell if audit is None else audit.listening("status", tell)
+    return [_status_of(server, told, settles) for server in controls_of(fleet)]
 
 
 def _status_of(server: Control, tell: Tell, settles: bool) -> ServerStatus:

@@ -52,10 +52,11 @@ class Served:
 
 @dataclass(frozen=True)
 class ViewState:
-    """What a view holds: LLM -> what is served of it."""
+    """What a view holds: LLM -> what is served of it. folders: of the repositories, as the server began with them."""
 
     number: int = 0
     llms: Mapping[str, Served] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
 
     def of(self, llm: str) -> Served:
         """What is served of one LLM."""
@@ -101,7 +102,7 @@ class View:
                 )
                 for name, values in document["llms"].items()
             }
-            return ViewState(document["number"], served)
+            return ViewState(document["number"], served, tuple(document["folders"]))
         except FileNotFoundError:
             return ViewState()
         except (ValueError, KeyError, TypeError) as error:
@@ -117,7 +118,9 @@ class View:
             # Made anew: the checkout may have other configurations by now.
             for name in self._made():
                 self.remove(name)
-            self.write(ViewState(state.number, served))
+            # What is added to the checkout while a server runs is not loaded by it.
+            folders = (path.name for repository in self._layout.repositories for path in repository.iterdir())
+            self.write(ViewState(state.number, served, tuple(sorted(folders))))
         return (self.current,)
 
     def write(self, state: ViewState) -> ViewState:
@@ -211,7 +214,7 @@ class View:
         hidden |= {name for llm in map(Llm.named, state.llms) for name in llm.ensembles}
         for repository in self._layout.repositories:
             for folder in repository.iterdir():
-                if folder.is_dir() and folder.name not in hidden:
+                if folder.is_dir() and folder.name in state.folders and folder.name not in hidden:
                     (target / folder.name).symlink_to(folder)
         for name, served in state.llms.items():
             llm = Llm.named(name)
@@ -263,21 +266,29 @@ class View:
     def _models(self) -> list[Path]:
         return [path for path in self.current.iterdir() if path.is_dir()]
 
-    def start_with(self, release: Release) -> None:
-        """Have a server that never had a release start with this one; where one is live, that stays."""
+    def start_with(self, release: Release, replaces: bool = False) -> None:
+        """Have a server that never had a release start with this one; where one is live, that stays, or is replaced."""
         with self.lock:
             state = self.state()
-            if state.of(release.llm).live is None:
+            if state.of(release.llm).live is None or replaces:
                 self.keep(release)
                 served = went_live(Served(loaded=(release.name,), good=(release.name,)), release.name)
                 self.write(state.with_llm(release.llm, served))
 
-    def layout_of_live(self, first: Release | None = None) -> Layout:
-        """The checkout, pinned to the versions of the releases that are live; `first`: see `start_with`."""
-        pinned: dict[str, int] = {} if first is None else dict(first.versions)
-        for served in self.state().llms.values():
-            if served.live is not None:
-                pinned |= self.document(served.live).versions
+    def live(self, first: Release | None = None, replaces: bool = False) -> list[Release]:
+        """The releases that a server is started with; first and replaces: see `start_with`."""
+        found = {
+            name: self.document(served.live) for name, served in self.state().llms.items() if served.live is not None
+        }
+        if first is not None and (replaces or first.llm not in found):
+            found[first.llm] = first
+        return list(found.values())
+
+    def layout_of_live(self, first: Release | None = None, replaces: bool = False) -> Layout:
+        """The checkout, pinned to the versions of the releases that a server is started with, see `live`."""
+        pinned: dict[str, int] = {}
+        for release in self.live(first, replaces):
+            pinned |= release.versions
         return replace(self._layout, pinned=pinned)
 
 
