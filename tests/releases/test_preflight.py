@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def layout(original: Layout, tmp_path: Path) -> Layout:
 def release_of(layout: Layout, **changes: Any) -> Release:
     """The newest versions, with attributes changed."""
     release = propose(layout, "r1", smoke=SMOKE)
-    return Release.from_json(json.loads(json.dumps({**release.to_json(), **changes})))
+    return replace(release, **changes)
 
 
 def version(layout: Layout, model: str = "tensorrt_llm", number: int = 1) -> Path:

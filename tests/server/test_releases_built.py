@@ -93,7 +93,7 @@ def test_a_slow_engine_is_slower_by_about_its_factor(layout: Layout, running: Se
     usual = min(seconds() for _ in range(3))
     releases_built.slow(layout)
     load(running, layout, "tensorrt_llm")
-    assert min(seconds() for _ in range(3)) > usual * releases_built.SLOW_FACTOR / 2
+    assert min(seconds() for _ in range(3)) > usual * releases_built.SLOW_FACTOR / 3
 
 
 def test_answers_of_null_engines_say_which_engine_and_which_tokenizer_made_them(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class View:
                 )
                 for name, values in document["llms"].items()
             }
-            return ViewState(document["number"], served, tuple(document["folders"]))
+            return ViewState(document["number"], served, tuple(document.get("folders", ())))
         except FileNotFoundError:
             return ViewState()
         except (ValueError, KeyError, TypeError) as error:
