@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ANY_PORTS, ROOT, TRIREME, start_server, stop_server, wait_for
+from support import ANY_PORTS, ROOT, TRIREME, long_form, start_server, stop_server, wait_for
 from trireme_client import Client, Completion, Unavailable
 from trireme_ops import processes
 from trireme_ops.ports import free_ports, is_free
@@ -21,7 +21,7 @@ def assert_nothing_is_left(pid: int, session: int) -> None:
     wait_for(lambda: not list(Path("/dev/shm").glob(f"trireme_{pid}_*")), what="the end of its shared memory")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=long_form)])
 def test_a_signal_drains_and_stops_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     server = start_server(tmp_path)
     assert len(server.session()) >= 5, "tritonserver, three stubs and the engine"
@@ -90,7 +90,7 @@ def test_a_killed_serve_takes_its_server_along_and_the_next_one_cleans_up(tmp_pa
     assert_nothing_is_left(pid, session)
 
 
-@pytest.mark.parametrize("stubs", [1, 3])
+@pytest.mark.parametrize("stubs", [pytest.param(1, marks=long_form), 3])
 def test_serve_killed_while_it_starts_leaves_nothing(tmp_path: Path, stubs: int) -> None:
     command = [str(TRIREME), "serve", *ANY_PORTS, "--log", str(tmp_path / "triton.log")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

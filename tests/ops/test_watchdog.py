@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support import Server, restarts_of, rounds, start_null_server, start_server, stop_server, wait_for
+from support import Server, long_form, restarts_of, rounds, start_null_server, start_server, stop_server, wait_for
 from trireme_client import Client, TriremeError, Unavailable
 from trireme_ops import processes
 from trireme_ops.supervisor import STABLE_S
@@ -156,7 +156,9 @@ def test_a_dead_or_stopped_engine_is_replaced_in_the_same_server(server: Server,
     assert restarts_of(server) == before
 
 
-@pytest.mark.parametrize("model", ["tensorrt_llm", "postprocessing", "preprocessing"])
+@pytest.mark.parametrize(
+    "model", ["tensorrt_llm", *(pytest.param(m, marks=long_form) for m in ("postprocessing", "preprocessing"))]
+)
 def test_a_dead_stub_restarts_the_server(server: Server, model: str) -> None:
     for _ in range(rounds(1, 7)):
         before = restarts_of(server)
@@ -173,7 +175,7 @@ def test_a_dead_stub_restarts_the_server(server: Server, model: str) -> None:
         assert sum(restarts_of(server).values()) == sum(before.values()) + 1
 
 
-@pytest.mark.parametrize("process", ["preprocessing", "tensorrt_llm", "tritonserver"])
+@pytest.mark.parametrize("process", [pytest.param("preprocessing", marks=long_form), "tensorrt_llm", "tritonserver"])
 def test_what_is_halted_counts_as_hung(server: Server, process: str) -> None:
     before = restarts_of(server)
     pid = server.triton_pid() if process == "tritonserver" else stub_of(server, process)
@@ -209,7 +211,7 @@ def test_a_dead_tritonserver_is_started_again(server: Server) -> None:
         assert restarts_of(server) == {**before, "tritonserver": before["tritonserver"] + 1}
 
 
-@pytest.mark.parametrize("how", ["sleep", "spin"])
+@pytest.mark.parametrize("how", [pytest.param("sleep", marks=long_form), "spin"])
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, how: str) -> None:
     """Of every engine process that is started, one step after many never returns, idle or busy."""
     settings = {"engine_hang_timeout_ms": "1500"}

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from haproxy_runs import RunningHAProxy, proxied, started
-from support import Server, start_null_server, stop_server, wait_for
+from support import Server, long_form, start_null_server, stop_server, wait_for
 from trireme_client import AsyncClient, TriremeError
 from trireme_ops.releases.haproxy import ServerState, real_percent, share_weights
 
@@ -61,7 +61,9 @@ async def ask_many(address: str, calls: int, streams: bool, max_tokens: int = 4)
         return list(await asyncio.gather(*(one() for _ in range(calls))))
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["unary", "streaming"])
+@pytest.mark.parametrize(
+    "streams", [pytest.param(False, marks=long_form, id="unary"), pytest.param(True, id="streaming")]
+)
 def test_calls_over_one_channel_are_shared_by_weight(haproxy: RunningHAProxy, streams: bool) -> None:
     weights = {**share_weights(["b"], ["a"], 10), "c": 0}
     assert real_percent(weights, ["b"]) == 10
