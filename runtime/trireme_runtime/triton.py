@@ -257,8 +257,12 @@ def error_response(refusal: Refusal) -> Any:
 
 
 def as_refusal(error: Exception) -> Refusal:
-    """`error` itself if it is a Refusal; anything else is INTERNAL and logged."""
+    """`error` as a Refusal that holds no traceback; anything else than one is INTERNAL and logged.
+
+    A traceback holds the requests of the frames in it, in a circle that stands until the next garbage collection; and
+    Triton unloads no model of which there is a request.
+    """
     if isinstance(error, Refusal):
-        return error
+        return Refusal(error.code, error.message, error.retry_after_ms)
     pb_utils.Logger.log_error(f"unexpected {type(error).__name__}: {error}")
     return Refusal(Code.INTERNAL, f"unexpected {type(error).__name__} in the server; its log has more")

@@ -10,7 +10,7 @@ import pytest
 
 from release_runs import TEXTS, Operator, clients, null_checkout, null_server
 from support import Server, long_form, processes_named, wait_for
-from trireme_client import Client
+from trireme_client import Client, Generation, InvalidArgument
 from trireme_ops.layout import Layout
 
 QUICK = ("--hold", "1s", "--drain-timeout", "30s")
@@ -45,6 +45,10 @@ def operator(running: tuple[Server, Operator]) -> Iterator[Operator]:
 
 def test_a_release_goes_live_and_back_and_no_client_notices(server: Server, operator: Operator) -> None:
     with clients(server.grpc) as seen, Client(server.grpc) as client:
+        # What was refused must not keep a model from being unloaded.
+        for refused in (Generation(prompt="", max_tokens=4), Generation(prompt="x", max_tokens=4, top_p=7.0)):
+            with pytest.raises(InvalidArgument):
+                client.generate(refused)
         with client.stream(prompt="anything", max_tokens=1500) as stream:
             began = next(iter(stream)).text
             promoted = operator.run("promote", "r2", *QUICK)

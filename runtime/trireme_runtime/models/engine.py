@@ -27,27 +27,32 @@ class _ResponseSink:
     """Sends a stream's chunks through Triton's response sender.
 
     packed: whether they go on to `postprocessing`, and not to a client. always_counts: see `triton.packed_outputs`.
+    Triton unloads no model of which there is a response sender, so it is let go of with the last response.
     """
 
     def __init__(self, sender: Any, packed: bool) -> None:
-        self._sender = sender
+        self._sender: Any = sender
         self._packed = packed
         self.always_counts = False
 
     def send(self, chunk: Chunk, final: bool) -> bool:
         outputs = triton.packed_outputs(chunk, self.always_counts) if self._packed else triton.chunk_outputs(chunk)
-        self._sender.send(
-            triton.response(*outputs),
-            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0,
-        )
+        if final:
+            self._last(triton.response(*outputs))
+        else:
+            self._sender.send(triton.response(*outputs))
         return self._packed
 
     def fail(self, refusal: Refusal) -> None:
-        self._sender.send(triton.error_response(refusal), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._last(triton.error_response(refusal))
 
     def end(self) -> None:
         """End without a response."""
-        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._last()
+
+    def _last(self, *response: Any) -> None:
+        sender, self._sender = self._sender, None
+        sender.send(*response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
         # Triton never tells the step of an ensemble that is running, and asking it costs a message.

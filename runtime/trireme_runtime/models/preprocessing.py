@@ -7,7 +7,7 @@ import numpy as np
 from .. import triton
 from ..admission import HIGHEST_PRIORITY, LOWEST_PRIORITY, refusal_of
 from ..background import loads_in_background
-from ..contract import invalid
+from ..contract import Refusal, invalid
 from ..metrics import RefusalCounter
 from ..requests import check_batch_of_one, decode_text
 from ..shared_state import QueueReader, StatusFile
@@ -26,7 +26,7 @@ class TritonPythonModel:
         self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        prompts: list[str | Exception] = []
+        prompts: list[str | Refusal] = []
         for request in requests:
             try:
                 self._refuse_overload(request)
@@ -34,12 +34,10 @@ class TritonPythonModel:
                 self._encoder.check_length(prompt)
                 prompts.append(prompt)
             except Exception as error:
-                prompts.append(error)
+                prompts.append(triton.as_refusal(error))
         encoded = iter(self._encoder.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
         return [
-            triton.error_response(triton.as_refusal(prompt))
-            if isinstance(prompt, Exception)
-            else self._response(request, next(encoded))
+            triton.error_response(prompt) if isinstance(prompt, Refusal) else self._response(request, next(encoded))
             for request, prompt in zip(requests, prompts, strict=True)
         ]
 
