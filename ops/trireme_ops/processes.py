@@ -1,5 +1,6 @@
 """A server process and all that belongs to it: its session, and its shared memory."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -76,8 +77,28 @@ def environment_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("python_env_*"))
 
 
+#: The nice value of a server's session as a whole, against the other sessions of the machine; see `_yield_to_clients`.
+SESSION_NICE = 5
+
+
 def _end_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _yield_to_clients() -> None:
+    """Let the scheduler prefer the other sessions of the machine, clients among them.
+
+    Linux shares the processors between sessions (sched(7), autogroup). An engine that computes all the time would keep
+    a client that mostly waits from running for up to half a second at a time, at equal weights. A server in a control
+    group of its own, as in a container, is not concerned.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
+
+
+def _begin_session() -> None:
+    _end_with_parent()
+    _yield_to_clients()
 
 
 def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> "subprocess.Popen[bytes]":
@@ -92,7 +113,7 @@ def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO)
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=_begin_session,
     )
 
 

@@ -133,6 +133,15 @@ def test_a_killed_engine_ends_its_streams_and_is_started_again(tmp_path: Path) -
     assert_nothing_is_left(server.addresses["pid"], server.addresses["triton_pid"])
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the scheduler does not group by session")
+def test_a_server_s_session_comes_after_the_clients_of_its_machine(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = processes.start_session(["cat", "/proc/self/autogroup"], os.environ, log)
+    assert process.wait(timeout=30) == 0
+    assert (tmp_path / "log").read_text().split()[1:] == ["nice", str(processes.SESSION_NICE)]
+    assert processes.SESSION_NICE > 0
+
+
 def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -1,6 +1,8 @@
 """`trireme bench`: the subcommand."""
 
 import argparse
+import signal
+import sys
 from typing import Any
 
 from ..arguments import count, seconds
@@ -22,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
     from . import build, engine, overload, path, releases
 
+    # What a run has started ends with it, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runs = {"path": path.run, "engine": engine.run, "overload": overload.run, "build": build.run}
     if arguments.what == "releases":
         return releases.run(Layout.find(), arguments.swaps)
