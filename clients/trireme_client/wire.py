@@ -32,7 +32,8 @@ def unary_model(model: str) -> str:
     return f"{model}_unary"
 
 
-def _tensors(generation: Generation, stream: bool) -> dict[str, list[Any]]:
+def tensors_of(generation: Generation, stream: bool) -> dict[str, list[Any]]:
+    """The values of each input of `ensemble` that a generation sets. Raises InvalidArgument for what cannot be sent."""
     messages, kwargs, guide = generation.messages, generation.chat_template_kwargs, generation.guide
     values = {
         "text_input": generation.prompt,
@@ -99,7 +100,7 @@ def _utf8(name: str, value: str) -> bytes:
 def request_of(generation: Generation, model: str, stream: bool, request_id: str) -> Any:
     """The ModelInferRequest of a generation. Raises InvalidArgument for what cannot be sent."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
-    for name, values in _tensors(generation, stream).items():
+    for name, values in tensors_of(generation, stream).items():
         dtype = _DTYPES[name]
         if dtype == "STRING":
             array = np.array([[_utf8(name, value) for value in values]], dtype=object)

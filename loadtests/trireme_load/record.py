@@ -92,7 +92,12 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for record in records:
-            writer.writerow([_written(value) for value in to_row(record)])
+            writer.writerow(written_row(to_row(record)))
+
+
+def written_row(row: list[Any]) -> list[Any]:
+    """Such values as the CSV holds them."""
+    return [_written(value) for value in row]
 
 
 def _written(value: Any) -> Any:

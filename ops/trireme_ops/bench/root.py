@@ -26,6 +26,8 @@ class NullModel:
     silent_ids: tuple[int, ...]
     max_position_embeddings: int = 65_536
     steps_per_s: float = 0.0
+    first_token_ms: float = 0.0
+    token_ms: float = 0.0
     seed: int = 0
     hang_after_steps: int = -1
     hang: str = "sleep"

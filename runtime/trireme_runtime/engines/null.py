@@ -1,8 +1,9 @@
 """An engine without a model: known ids, at a set rate or as fast as they can be handed on.
 
 It exists to measure and to test everything around an engine. Its folder holds a config.json with vocab_size,
-max_position_embeddings, and optionally steps_per_s (0 is without limit), seed, and silent_ids, which never come up; and
-for tests of what happens then, hang_after_steps, and hang: "sleep" or "spin".
+max_position_embeddings, and optionally steps_per_s (0 is without limit), seed, and silent_ids, which never come up.
+first_token_ms and token_ms set the times of each request by itself: to its first token, and between two. For tests of
+what happens then, hang_after_steps, and hang: "sleep" or "spin".
 """
 
 from pathlib import Path

@@ -39,7 +39,7 @@ def known_ids(table: Sequence[int], seed: int | None, count: int) -> list[int]:
 
 @dataclass
 class _Running:
-    """A request; blocks: those of the KV cache that it would hold."""
+    """A request; blocks: those of the KV cache that it would hold. due: when its next token comes, if set."""
 
     request: EngineRequest
     position: int
@@ -47,6 +47,11 @@ class _Running:
     first_scheduled_ns: int = 0
     first_token_ns: int = 0
     blocks: int = 0
+    due: float = 0.0
+
+
+#: How long the engine sleeps at a time where the times of each request are set: so late, a new one is noticed.
+_NAP_S = 0.0005
 
 
 class NullGenerator:
@@ -62,6 +67,9 @@ class NullGenerator:
         )
         steps_per_s = float(config.get("steps_per_s", 0))
         self._step_s = 1 / steps_per_s if steps_per_s else 0.0
+        self._first_s = float(config.get("first_token_ms", 0)) / 1000
+        self._token_s = float(config.get("token_ms", 0)) / 1000
+        self._is_timed = self._first_s > 0 or self._token_s > 0
         self._table = draw_table(config)
         self._active: dict[int, _Running] = {}
         self._blocks = 0
@@ -74,7 +82,11 @@ class NullGenerator:
         return not self._active
 
     def submit(self, request: EngineRequest, *_further: Any) -> list[EngineEvent]:
-        self._active[request.key] = _Running(request, (request.sampling.seed or 0) % TABLE_IDS)
+        running = _Running(request, (request.sampling.seed or 0) % TABLE_IDS)
+        if self._is_timed:
+            running.first_scheduled_ns = time.monotonic_ns()
+            running.due = time.monotonic() + self._first_s
+        self._active[request.key] = running
         return []
 
     def cancel(self, key: int) -> list[EngineEvent]:
@@ -97,14 +109,20 @@ class NullGenerator:
         keys: list[int] = []
         ids: list[int] = []
         events: list[EngineEvent] = []
+        now = time.monotonic()
         for key, running in self._active.items():
             if len(keys) + len(events) == self.limits.max_num_seqs:
                 break
+            if self._is_timed:
+                if running.due > now:
+                    continue
+                running.due += self._token_s
             token = self._table[running.position]
             running.position = (running.position + 1) % TABLE_IDS
             running.count += 1
             if running.count == 1:
-                running.first_scheduled_ns = running.first_token_ns = now_ns
+                running.first_token_ns = now_ns
+                running.first_scheduled_ns = running.first_scheduled_ns or now_ns
             if running.count == running.request.max_new_tokens:
                 event = EngineEvent(key, (token,), FinishReason.LENGTH)
                 events.append(self._with_report(running, event))
@@ -120,6 +138,8 @@ class NullGenerator:
         for event in events:
             if event.is_last:
                 self._blocks -= self._active.pop(event.key).blocks
+        if self._is_timed and not keys and not events:
+            time.sleep(_NAP_S)
         return EngineStep(keys, ids, events, self._blocks)
 
     def _wait_for_step(self) -> None:

@@ -1,0 +1,1 @@
+"""What the load generator can take, and whether other people's tools see the same."""

@@ -1,0 +1,39 @@
+"""Gathers what the processes of a run report, and writes each request to disk as it comes."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from .record import COLUMNS, Record, from_row, written_row
+from .run import Generator
+
+
+class Collector:
+    """The requests of a run. With a folder, requests.csv in it is complete up to what was reported last."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.records: list[Record] = []
+        self.generators: dict[int, Generator] = {}
+        self._file: IO[str] | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "requests.csv").open("w", newline="", encoding="utf-8")
+            csv.writer(self._file).writerow(COLUMNS)
+
+    def take(self, rows: Sequence[Sequence[Any]], generator: dict[str, Any] | None) -> None:
+        """Take what one process reports."""
+        for row in rows:
+            self.records.append(from_row(list(row)))
+        if self._file is not None and rows:
+            csv.writer(self._file).writerows(written_row(list(row)) for row in rows)
+            self._file.flush()
+        if generator is not None:
+            seen = Generator(**generator)
+            self.generators[seen.worker] = seen
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

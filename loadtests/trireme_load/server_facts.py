@@ -1,0 +1,136 @@
+"""What is known of the server and of the machine on which a run took place."""
+
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from .errors import UnreachableError
+from .settings import Settings
+from .targets.http_connection import HttpConnection, decoded
+
+_TIMEOUT_S = 5.0
+
+
+def server_facts(settings: Settings) -> dict[str, Any]:
+    """Name, version and models of a server. Raises UnreachableError naming the address and what it said."""
+    from trireme_client import TriremeError
+
+    try:
+        return {"grpc": _of_grpc, "http": _of_http, "openai": _of_openai}[settings.target](settings)
+    except (TriremeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnreachableError(f"no server of the target {settings.target} at {settings.address}: {reason}") from None
+
+
+def _of_grpc(settings: Settings) -> dict[str, Any]:
+    with grpc.insecure_channel(settings.address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            server = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_TIMEOUT_S, wait_for_ready=True)
+            index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=_TIMEOUT_S).models
+        except grpc.RpcError as error:
+            raise UnreachableError(
+                f"no server of the target grpc at {settings.address}: {error.details() or error.code()}"
+            ) from None
+    models = {model.name: model.version for model in index}
+    _check_model(settings, models)
+    return {"name": server.name, "version": server.version, "models": models}
+
+
+def _of_http(settings: Settings) -> dict[str, Any]:
+    server = _get(settings, "GET", "/v2")
+    models = {one["name"]: one.get("version", "") for one in _get(settings, "POST", "/v2/repository/index")}
+    _check_model(settings, models)
+    return {"name": server["name"], "version": server["version"], "models": models}
+
+
+def _of_openai(settings: Settings) -> dict[str, Any]:
+    models = {one["id"]: "" for one in _get(settings, "GET", "/v1/models")["data"]}
+    _check_model(settings, models)
+    return {"name": "OpenAI API", "version": "", "models": models}
+
+
+def _check_model(settings: Settings, models: dict[str, str]) -> None:
+    if settings.model not in models:
+        raise UnreachableError(
+            f"{settings.address} has no model {settings.model!r}; it has {', '.join(sorted(models)) or 'none'}"
+        )
+
+
+def _get(settings: Settings, method: str, path: str) -> Any:
+    connection = HttpConnection(settings.address, _TIMEOUT_S)
+    try:
+        return decoded(connection.read(connection.send(method, path)))
+    finally:
+        connection.close()
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, memory, and the versions of what generates the load."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("trireme", "locust", "gevent", "grpcio", "geventhttpclient")},
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+class ReleaseWatch:
+    """Which release is behind an LLM's public name, over time: its graph says so, whose steps are named after it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._channel = grpc.insecure_channel(settings.address) if settings.target == "grpc" else None
+        #: (s since the epoch, release), each when it was first seen.
+        self.seen: list[tuple[float, str]] = []
+
+    def look(self) -> None:
+        """Look once; what cannot be seen is not recorded."""
+        if self._channel is None:
+            return
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        request = service_pb2.ModelConfigRequest(name=self._settings.model)
+        try:
+            config = stub.ModelConfig(request, timeout=_TIMEOUT_S).config
+        except grpc.RpcError:
+            return
+        steps = {step.model_name.partition("@")[2] for step in config.ensemble_scheduling.step}
+        release = steps.pop() if len(steps) == 1 else ""
+        if release and (not self.seen or self.seen[-1][1] != release):
+            self.seen.append((time.time(), release))
+
+    def at(self, epoch_s: float, otherwise: str) -> str:
+        """What was live at a time; a version that the server named where no release was seen."""
+        found = otherwise if not self.seen else self.seen[0][1]
+        for since, release in self.seen[1:]:
+            if since <= epoch_s:
+                found = release
+        return found
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._channel is not None:
+            self._channel.close()
