@@ -1,9 +1,9 @@
 """What can be wrong with a load test before, while and after it runs.
 
-    LoadError
-    ├── SettingError     what was asked for makes no sense: an option, a file of prompts, a trace, thresholds
-    ├── UnreachableError the server does not answer, or not as one that could be measured
-    └── ReadError        a run's files cannot be read
+LoadError
+├── SettingError     what was asked for makes no sense: an option, a file of prompts, a trace, thresholds
+├── UnreachableError the server does not answer, or not as one that could be measured
+└── ReadError        a run's files cannot be read
 """
 
 
