@@ -13,6 +13,7 @@ FOLDERS = {
     "trireme_runtime": "runtime",
     "trireme_build": "build",
     "trireme_client": "clients",
+    "trireme_load": "loadtests",
     "trireme_ops": "ops",
 }
 
@@ -21,7 +22,8 @@ ALLOWED = {
     "trireme_runtime": set[str](),
     "trireme_client": {"trireme_runtime.contract"},
     "trireme_build": {"trireme_runtime"},
-    "trireme_ops": {"trireme_runtime", "trireme_client", "trireme_build"},
+    "trireme_load": {"trireme_runtime", "trireme_client"},
+    "trireme_ops": {"trireme_runtime", "trireme_client", "trireme_build", "trireme_load"},
 }
 
 #: Package -> what it must never import.
@@ -29,6 +31,7 @@ FORBIDDEN = {
     "trireme_runtime": {"torch"},
     "trireme_client": {"torch", "transformers", "openvino", "openvino_genai", "requests"},
     "trireme_build": {"tritonclient", "tensorrt_llm"},
+    "trireme_load": {"torch", "tensorrt_llm", "openvino"},
     "trireme_ops": {"torch"},
 }
 

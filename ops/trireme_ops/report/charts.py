@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trireme_load.report.palette import INK, LINE, MUTED, PAPER
+from trireme_load.report.svg import chart_style, new_figure, to_svg
+
 from .labels import Label
-from .svg import INK, LINE, MUTED, PAPER, chart_style, new_figure, to_svg
 
 NOT_MEASURED = "not measured"
 

@@ -3,19 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trireme_load.report.palette import COLOURS, MARKERS, SIGNS
+
 from .versions import Version
-
-#: Okabe and Ito's colours (jfly.uni-koeln.de/color, 2008), for light paper: yellow and the light ones are darkened.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8578f", "#b57f00", "#3a97c9", "#8a8300", "#555562")
-
-#: The same for dark screens.
-DARK_COLOURS = ("#4ba3e0", "#f08a4b", "#2fc79a", "#e39cc6", "#f0b93a", "#8fd0f5", "#e6dc5a", "#b9b9c6")
-
-#: Shapes in Matplotlib's names, so that nothing is told by colour alone.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-#: The same in text.
-SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")
 
 #: Longer lines do not fit beside a chart on a phone.
 _MOST_CHARACTERS = 15

@@ -1,14 +1,8 @@
-"""How figures are written, and how sure they are."""
+"""How sizes are written, and how sure shares are."""
 
 import math
 
-
-def significant(value: float, digits: int = 3) -> str:
-    """Rounded to so many significant digits, never in powers of ten."""
-    if value == 0:
-        return "0"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):,.{max(0, places)}f}"
+from trireme_load.report.numbers import significant
 
 
 def size(value_bytes: float) -> str:
@@ -17,19 +11,6 @@ def size(value_bytes: float) -> str:
         if value_bytes >= 0.9995 * factor:
             return f"{significant(value_bytes / factor)} {unit}"
     return f"{significant(value_bytes / 1e3)} kB"
-
-
-def percent(share: float) -> str:
-    """With one decimal; all and nothing are said only of all and nothing."""
-    text = f"{100 * share:.1f}"
-    if (text == "100.0" and share < 1) or (text == "0.0" and share > 0):
-        text = f"{100 * share:.1g}" if share < 0.5 else ">\N{NO-BREAK SPACE}99.9"
-    return f"{text}\N{NO-BREAK SPACE}%"
-
-
-def ratio(value: float, to: float) -> str:
-    """How many times `to`."""
-    return f"{significant(value / to)}×"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

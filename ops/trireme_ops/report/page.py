@@ -5,28 +5,19 @@ from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+
+from trireme_load.report.html import Chart, environment
+from trireme_load.report.numbers import percent, significant
 
 from . import charts
 from .charts import NOT_MEASURED, Point
 from .heat import Heat, heat
-from .labels import COLOURS, DARK_COLOURS, Label, labels_of
-from .numbers import percent, significant, size, wilson
+from .labels import Label, labels_of
+from .numbers import size, wilson
 from .speed import MAX_TOKENS, ROUNDS, STREAMS, Machine, Speed
-from .svg import INK, LINE, MUTED, PAPER
 from .table import missing_speed, sections_of, tasks_of
 from .versions import ALL, Version
-
-
-@dataclass(frozen=True)
-class Chart:
-    """spoken: the same in words, for those who do not see it."""
-
-    title: str
-    hint: str
-    svg: Markup
-    spoken: str
 
 
 @dataclass(frozen=True)
@@ -40,9 +31,8 @@ class HeatCell:
 def render(versions: Sequence[Version], speeds: Sequence[Speed | None], machine: Machine, seconds: float) -> str:
     """The whole page. seconds: how long each measurement took, 0 if there was none."""
     labels = labels_of(versions)
-    template = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    template = environment(Path(__file__).parent).get_template("page.html.jinja")
+    return template.render(
         labels=labels,
         versions=versions,
         sections=sections_of(versions, speeds, seconds > 0),
@@ -57,13 +47,7 @@ def render(versions: Sequence[Version], speeds: Sequence[Speed | None], machine:
         streams=STREAMS,
         max_tokens=MAX_TOKENS,
         tools={name: version_of(name) for name in ("trireme", "openvino-genai")},
-        light={"ink": INK, "muted": MUTED, "line": LINE, "paper": PAPER, **_numbered(COLOURS)},
-        dark={"ink": "#ececf2", "muted": "#a3a3b2", "line": "#3a3a45", "paper": "#16161b", **_numbered(DARK_COLOURS)},
     )
-
-
-def _numbered(colours: Sequence[str]) -> dict[str, str]:
-    return {f"v{index}": colour for index, colour in enumerate(colours)}
 
 
 def _trade_offs(versions: Sequence[Version], speeds: Sequence[Speed | None], labels: Sequence[Label]) -> list[Chart]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from trireme_load.report.numbers import percent, ratio, significant
+
 from .charts import NOT_MEASURED
-from .numbers import percent, ratio, significant, size, wilson
+from .numbers import size, wilson
 from .speed import ENGINE, MAX_TOKENS, STREAMS, Speed
 from .versions import Version
 

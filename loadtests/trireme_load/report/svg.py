@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .labels import COLOURS
-
-#: Of everything in a chart that is no version. On the page they are CSS variables, so that it can be dark.
-INK, MUTED, LINE, PAPER = "#1c1c22", "#62626e", "#d7d7de", "#fefefd"
+from .palette import COLOURS, INK, LINE, MUTED, PAPER
 
 #: What a chart is drawn in -> what stands in the page.
 VARIABLES = {
@@ -35,7 +32,7 @@ def chart_style() -> Iterator[None]:
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": "trireme",
-        # Names from manifests may hold dollar signs.
+        # Names may hold dollar signs.
         "text.parse_math": False,
         "font.size": _FONT_SIZE,
         "text.color": INK,
@@ -81,6 +78,9 @@ def to_svg(figure: Any, name: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: var(--font)", text)
     text = text.replace("xlink:href", "href")
+    # A hundredth of a pixel is enough, and what is written in a chart is left alone.
+    text = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
+    text = re.sub(r'( [xy]="-?\d+\.\d\d)\d+"', r'\1"', text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
