@@ -88,7 +88,7 @@ def _checked(arguments: argparse.Namespace, host: str | None, out: Path) -> dict
     namespace.num_users, namespace.spawn_rate, namespace.run_time = arguments.users, 1.0, None
     Settings.of(namespace)
     if options["thresholds"]:
-        read_thresholds(options["thresholds"])
+        read_thresholds(Path(options["thresholds"]))
     return {**options, "seed": namespace.seed}
 
 

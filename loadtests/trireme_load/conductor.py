@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -35,7 +36,9 @@ class Conductor:
         self.settings = settings
         self.collector = Collector(settings.out)
         self._environment = environment
-        self._thresholds = read_thresholds(settings.values["thresholds"]) if settings.values["thresholds"] else None
+        self._thresholds = (
+            read_thresholds(Path(settings.values["thresholds"])) if settings.values["thresholds"] else None
+        )
         self._began = 0.0
         self._ended_s: float | None = None
         self._partial = ""
@@ -147,7 +150,7 @@ class Conductor:
             (self.settings.out / "run.json").write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
         verdict = Verdict.of(run, records, self._thresholds)
         verdict.write(self.settings.out)
-        print(verdict.shown(sys.stdout.isatty()), flush=True)
+        print(f"\n{verdict.shown(sys.stdout.isatty())}", end="", flush=True)
         return verdict.exit_code
 
     @property

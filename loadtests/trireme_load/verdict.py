@@ -10,8 +10,8 @@ from .record import Record
 from .report.page import run_page
 from .run import Run
 from .summary import summarize
-from .table import table
-from .thresholds import Miss, Thresholds, check
+from .table import render
+from .thresholds import Miss, Threshold, check
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Verdict:
     has_thresholds: bool
 
     @classmethod
-    def of(cls, run: Run, records: Sequence[Record], thresholds: Thresholds | None) -> "Verdict":
+    def of(cls, run: Run, records: Sequence[Record], thresholds: Sequence[Threshold] | None) -> "Verdict":
         """Sum it up."""
         summary = summarize(run, records)
         misses = check(thresholds, summary) if thresholds is not None else []
@@ -45,6 +45,6 @@ class Verdict:
         page = run_page(self.run, self.records, self.summary, self.misses)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
-    def shown(self, colour: bool) -> str:
+    def shown(self, bold: bool) -> str:
         """For a terminal."""
-        return table(self.summary, self.misses, colour)
+        return render(self.summary, self.misses, bold)

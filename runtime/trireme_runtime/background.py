@@ -1,4 +1,4 @@
-"""Loading beside models that serve: at the lowest priority, so that their answers do not wait for it.
+"""Loading beside models that serve: at a low priority, so that their answers do not wait for it.
 
 Priorities are those of threads, which those that they start inherit, processes included. Only Linux has what is used.
 """
@@ -13,24 +13,32 @@ from typing import Any
 
 from .shared_state import BackgroundMark
 
-#: The policy that this process had before `begin`; None where that changed nothing.
+#: The nice value of what is loaded. Not the idle policy: a process that gets hardly any processor time may hold a lock
+#: of Triton's shared memory for longer than the 10 s after which tritonserver aborts.
+LOADING_NICE = 10
+
+#: The nice value that this process had before `begin`; None where that changed nothing.
 _normal: int | None = None
 
 
-def _set(policy: int, thread: int = 0) -> None:
-    """Set the policy of the calling thread, or of the one of this id."""
-    os.sched_setscheduler(thread, policy, os.sched_param(0))
+def _nice(thread: int = 0) -> int:
+    """Of the calling thread, or of the one of this id. Linux keeps it by thread, whatever its name says."""
+    return os.getpriority(os.PRIO_PROCESS, thread)
+
+
+def _set(nice: int, thread: int = 0) -> None:
+    os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 def may_return() -> bool:
-    """Whether this process may leave the lowest priority again: CAP_SYS_NICE, as root has it, or RLIMIT_NICE."""
+    """Whether this process may raise its priority again: CAP_SYS_NICE, as root has it, or RLIMIT_NICE."""
     allowed = False
 
     def try_it() -> None:
         nonlocal allowed
-        normal = os.sched_getscheduler(0)
+        normal = _nice()
         try:
-            _set(os.SCHED_IDLE)
+            _set(normal + 1)
             _set(normal)
             allowed = True
         except OSError:
@@ -46,10 +54,10 @@ def may_return() -> bool:
 def begin() -> None:
     """From now on this thread, and what it starts, keeps out of the way, if the server's BackgroundMark is there."""
     global _normal
-    policy = os.sched_getscheduler(0)
-    if policy in (os.SCHED_OTHER, os.SCHED_BATCH) and BackgroundMark().is_there and may_return():
-        _normal = policy
-        _set(os.SCHED_IDLE)
+    normal = _nice()
+    if normal < LOADING_NICE and BackgroundMark().is_there and may_return():
+        _normal = normal
+        _set(LOADING_NICE)
 
 
 def end() -> None:
@@ -63,7 +71,7 @@ def end() -> None:
         found = False
         for thread in _threads(_family(os.getpid())):
             try:
-                if os.sched_getscheduler(thread) == os.SCHED_IDLE:
+                if _nice(thread) == LOADING_NICE:
                     found = True
                     _set(_normal, thread)
             except ProcessLookupError:
@@ -72,11 +80,12 @@ def end() -> None:
 
 
 def return_all(pids: Iterable[int]) -> None:
-    """Back to the normal priority with processes that are still loading, where that is allowed."""
+    """Back to this process's priority with others that are still loading, where that is allowed."""
+    normal = _nice()
     for thread in _threads(pids):
         with contextlib.suppress(OSError):
-            if os.sched_getscheduler(thread) == os.SCHED_IDLE:
-                _set(os.SCHED_OTHER, thread)
+            if _nice(thread) == LOADING_NICE:
+                _set(normal, thread)
 
 
 def loads_in_background(initialize: Callable[..., None]) -> Callable[..., None]:

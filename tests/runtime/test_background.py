@@ -1,4 +1,4 @@
-"""Loading at the lowest priority, in a process of its own: what is done to its threads stays with it."""
+"""Loading at a low priority, in a process of its own: what is done to its threads stays with it."""
 
 import json
 import os
@@ -10,21 +10,24 @@ from typing import Any
 
 import pytest
 
-from trireme_runtime.background import may_return
+from trireme_runtime.background import LOADING_NICE, may_return
 from trireme_runtime.shared_state import PREFIX_VARIABLE, BackgroundMark
+
+#: Of this process, and so of what it starts.
+NORMAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 PREFIX = f"trireme_test_{os.getpid()}_"
 
-#: Loads a "model" with threads and a child process, as a stub does; prints the policies of them all: of the thread that
+#: Loads a "model" with threads and a child process, as a stub does; prints the nice values of them all: of the thread that
 #: was there before, while it loads, and when it serves.
 LOADING = """
 import json, os, subprocess, sys, threading
 from pathlib import Path
 from trireme_runtime import background
 
-def policies():
+def values():
     pids = [os.getpid(), *children]
-    return sorted(os.sched_getscheduler(int(task.name)) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return sorted(os.getpriority(os.PRIO_PROCESS, int(task.name)) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
 
 children = []
 done = threading.Event()
@@ -44,7 +47,7 @@ def initialize():
     child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdout.readline()
     children.append(child.pid)
-    told["loading"] = policies()
+    told["loading"] = values()
     if "fails" in sys.argv:
         raise ValueError("no such model")
 
@@ -54,7 +57,7 @@ try:
     initialize()
 except ValueError:
     pass
-told["serving"] = policies()
+told["serving"] = values()
 print(json.dumps(told))
 """
 
@@ -83,20 +86,20 @@ LOADED, BEFORE = 8, 1
 
 @needs_right
 @pytest.mark.parametrize("arguments", [[], ["fails"]])
-def test_what_loads_beside_others_is_idle_and_serves_as_any_other(mark: BackgroundMark, arguments: list[str]) -> None:
+def test_what_loads_beside_others_is_nice_and_serves_as_any_other(mark: BackgroundMark, arguments: list[str]) -> None:
     assert load(*arguments) == {
-        "loading": [os.SCHED_OTHER] * BEFORE + [os.SCHED_IDLE] * LOADED,
-        "serving": [os.SCHED_OTHER] * (BEFORE + LOADED),
+        "loading": [NORMAL] * BEFORE + [LOADING_NICE] * LOADED,
+        "serving": [NORMAL] * (BEFORE + LOADED),
     }
 
 
 def test_without_the_mark_nothing_changes(mark: BackgroundMark) -> None:
     mark.remove()
-    everything = [os.SCHED_OTHER] * (BEFORE + LOADED)
+    everything = [NORMAL] * (BEFORE + LOADED)
     assert load() == {"loading": everything, "serving": everything}
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a right")
 def test_one_that_could_not_come_back_stays_as_it_is(mark: BackgroundMark) -> None:
-    everything = [os.SCHED_OTHER] * (BEFORE + LOADED)
+    everything = [NORMAL] * (BEFORE + LOADED)
     assert load(before=["setpriv", "--bounding-set=-sys_nice"]) == {"loading": everything, "serving": everything}

@@ -23,7 +23,7 @@ from trireme_ops.layout import Layout
 from trireme_ops.processes import session_members
 from trireme_ops.releases.graphs import ensemble_config, scoped_config
 from trireme_ops.releases.llm import Llm
-from trireme_runtime.background import may_return
+from trireme_runtime.background import LOADING_NICE, may_return
 from trireme_runtime.contract import Code
 from trireme_runtime.model_config import read_config
 from trireme_runtime.shared_state import SHM, BackgroundMark
@@ -181,14 +181,14 @@ def test_metrics_say_which_release_they_are_of(server: Server, raw: Raw) -> None
     assert server.metric("trireme_engine_up", model=ENGINE) == 0
 
 
-def policies(server: Server, model: str) -> list[int]:
+def nice_values(server: Server, model: str) -> list[int]:
     """Of all threads of a model's stub, and of the processes that it has started."""
     stubs = {pid for pid in server.session() if f"/{model}/" in text_of(f"/proc/{pid}/cmdline")}
     family = stubs | {pid for pid in server.session() if parent_of(pid) in stubs}
     found = []
     for pid in family:
         with contextlib.suppress(OSError):
-            found += [os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
+            found += [os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
     return found
 
 
@@ -204,20 +204,20 @@ def parent_of(pid: int) -> int:
 
 
 @pytest.mark.skipif(not may_return(), reason="this process may not raise its priority again")
-def test_what_is_loaded_in_the_background_is_idle_and_serves_as_any_other(server: Server, layout: Layout) -> None:
+def test_what_is_loaded_in_the_background_is_nice_and_serves_as_any_other(server: Server, layout: Layout) -> None:
     mark = BackgroundMark(f"trireme_{server.addresses['pid']}_")
     assert control(server, layout, ENGINE, "unload")[0] == 200
-    wait_for(lambda: not policies(server, ENGINE))
+    wait_for(lambda: not nice_values(server, ENGINE))
     mark.make()
     try:
         with ThreadPoolExecutor(1) as executor:
             loading = executor.submit(control, server, layout, ENGINE)
-            wait_for(lambda: os.SCHED_IDLE in policies(server, ENGINE))
+            wait_for(lambda: LOADING_NICE in nice_values(server, ENGINE))
             assert loading.result()[0] == 200
     finally:
         mark.remove()
-    assert set(policies(server, ENGINE)) == {os.SCHED_OTHER}
-    assert len(policies(server, ENGINE)) > 8
+    assert set(nice_values(server, ENGINE)) == {os.getpriority(os.PRIO_PROCESS, 0)}
+    assert len(nice_values(server, ENGINE)) > 8
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ LEASE_S = 30.0
 #: The name of what a server serves without a release, until one goes live.
 _AT_START = "at-start"
 
-#: For how long a release is loaded at the lowest priority; after that it is loaded as anything else.
+#: For how long a release is loaded at a low priority; after that it is loaded as anything else.
 _BACKGROUND_S = 30.0
 
 
