@@ -121,7 +121,7 @@ def legend(axes: Any, columns: int = 3, handles: Sequence[Any] | None = None) ->
 def shade_warm_up(axes: Any, until: float) -> None:
     """What is not measured lies on grey."""
     if until > 0:
-        axes.axvspan(0, until, color=LINE, alpha=0.4, linewidth=0)
+        axes.axvspan(0, until, color=LINE, alpha=0.4, linewidth=0, zorder=0)
 
 
 def logarithmic(axis: Any, low: float, high: float) -> None:
