@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from .columns import Flow, is_failed, latencies_s
-from .compared import Kind, Row, row_of
+from .compared import CELLS, Kind, Row, row_of
 from .record import CANCELLED, Record
 from .run import Run
 from .statistics import Floats
 from .summary import measured, measured_s, plain, summarize
-from .table import aligned, figure, one_line
+from .table import aligned, one_line
 from .timeline import edges_of
 
 #: Settings that say where results go; everything else can change the figures.
@@ -44,13 +44,10 @@ class Comparison:
     @property
     def text(self) -> str:
         """For a terminal."""
-        head = ["", "A", "B", "B against A", "95 % interval", ""]
-        cells = [
-            [row.title, figure(row.a), figure(row.b), row.change, row.interval_text, row.verdict] for row in self.rows
-        ]
         names = [f"A: {one_line(self.a.name)}", f"B: {one_line(self.b.name)}"]
         warnings = [f"WARNING: {one_line(warning, 200)}" for warning in self.warnings]
-        return "".join(f"{line}\n" for line in [*names, *warnings, "", *aligned([head, *cells], left=(0, 5))])
+        table = aligned([CELLS, *(row.cells for row in self.rows)], left=(0, 5))
+        return "".join(f"{line}\n" for line in [*names, *warnings, "", *table])
 
 
 def compare(

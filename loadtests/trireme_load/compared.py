@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .report.numbers import significant
+from .report.numbers import percent, significant
 from .statistics import Floats, Interval, bootstrap_difference, bootstrap_ratio
+
+#: What the cells of a row are.
+CELLS = ("", "A", "B", "B against A", "95 % interval", "B is")
 
 BETTER, WORSE, UNCLEAR, UNKNOWN = "better", "worse", "no clear difference", "not measured"
 
@@ -69,6 +72,16 @@ class Row:
             return UNCLEAR
         is_less = self.interval.high < (1.0 if self.kind.is_ratio else 0.0)
         return BETTER if is_less == self.kind.less_is_better else WORSE
+
+    @property
+    def cells(self) -> list[str]:
+        """All of it as text, as CELLS names it."""
+        return [self.title, self._figure(self.a), self._figure(self.b), self.change, self.interval_text, self.verdict]
+
+    def _figure(self, value: float | None) -> str:
+        if value is None:
+            return "-"
+        return significant(value) if self.kind.is_ratio else percent(value).replace("\N{NO-BREAK SPACE}", " ")
 
     def _shown(self, value: float) -> str:
         if self.kind.is_ratio:

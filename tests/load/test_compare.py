@@ -94,7 +94,7 @@ def test_the_text_is_a_table() -> None:
         busy(300), busy(300, slow=2.0), settings={"users": 4, "seed": 7, "prompts": "built in"}
     ).text.splitlines()
     assert lines[:3] == ["A: before", "B: after", "WARNING: users differs: 2 and 4"]
-    assert lines[4].split() == ["A", "B", "B", "against", "A", "95", "%", "interval"]
+    assert lines[4].split() == ["A", "B", "B", "against", "A", "95", "%", "interval", "B", "is"]
     assert [line.split("  ")[0] for line in lines[5:]][:4] == [
         "TTFT p50, ms",
         "TTFT p99, ms",

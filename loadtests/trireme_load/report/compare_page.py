@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ..compare import Comparison
-from ..compared import BETTER, WORSE, Row
+from ..compared import BETTER, CELLS, WORSE, Row
 from ..definitions import DEFINITIONS
-from ..table import figure
 from .charts import legend, panels
 from .distribution_charts import two_curves
 from .html import Chart, environment
-from .page import Section
-from .palette import COLOURS, INK, LINE, MARKERS, MUTED, PAPER
+from .page import Card, Section
+from .palette import COLOURS, INK, LINE, MUTED, PAPER
 from .svg import chart_style, new_figure, to_svg
 from .tables import Table, said
 
 _CURVES = {"ttft": "Time to first token", "tpot": "Time per output token", "itl": "Inter-token latency", "e2e": "E2E"}
+
+#: Colour and shape of what is better and worse.
+_MARKS = {BETTER: (COLOURS[2], "^"), WORSE: (COLOURS[1], "v")}
 
 _NOTE = (
     "An interval is of one pair of runs: it says how sure the difference of these two is, not how much runs differ "
@@ -57,9 +59,9 @@ def compare_page(comparison: Comparison) -> str:
     )
 
 
-def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
+def _cards(rows: Sequence[Row]) -> list[Card]:
     shown = [row for row in rows if row.title in ("TTFT p99, ms", "TPOT p50, ms", "output tokens/s", "errors, share")]
-    return [{"title": f"{row.title}, B against A", "figure": row.change, "note": row.verdict} for row in shown]
+    return [Card(f"{row.title}, B against A", row.change, row.verdict) for row in shown]
 
 
 def _warnings(comparison: Comparison) -> Table:
@@ -68,8 +70,7 @@ def _warnings(comparison: Comparison) -> Table:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    cells = [[row.title, figure(row.a), figure(row.b), row.change, row.interval_text, row.verdict] for row in rows]
-    return Table("Figures", ["", "A", "B", "B against A", "95 % interval", "B is"], cells)
+    return Table("Figures", CELLS, [row.cells for row in rows])
 
 
 def _settings(comparison: Comparison) -> Table:
@@ -95,9 +96,9 @@ def _ratios(rows: Sequence[Row]) -> list[Chart]:
         axes = drawing.add_axes((0.36, 30 / height, 0.6, 1 - 34 / height))
         for place, row in enumerate(shown):
             assert row.interval is not None
-            colour = {BETTER: COLOURS[2], WORSE: COLOURS[1]}.get(row.verdict, MUTED)
+            colour, marker = _MARKS.get(row.verdict, (MUTED, "o"))
             axes.plot((row.interval.low, row.interval.high), (place, place), color=colour, linewidth=2.4)
-            axes.plot(row.value, place, MARKERS[0], color=colour, markersize=7, markeredgecolor=PAPER)
+            axes.plot(row.value, place, marker, color=colour, markersize=7, markeredgecolor=PAPER)
         axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (3, 3)))
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_yticks(range(len(shown)), [row.title for row in shown], fontsize=10)
@@ -107,7 +108,14 @@ def _ratios(rows: Sequence[Row]) -> list[Chart]:
         axes.grid(axis="x", linewidth=0.8, color=LINE)
         svg = to_svg(drawing, "ratios")
     spoken = "; ".join(f"{row.title}: {row.change}, {row.verdict}" for row in shown)
-    return [Chart("B as a multiple of A", "Line: the 95 % interval. Dashed: the same.", Markup(svg), spoken)]
+    return [
+        Chart(
+            "B as a multiple of A",
+            "▲ better, ▼ worse, ● no clear difference. Line: the 95 % interval.",
+            Markup(svg),
+            spoken,
+        )
+    ]
 
 
 def _over_time(comparison: Comparison) -> list[Chart]:

@@ -11,7 +11,7 @@ from ..sweep import LEAST_GAIN
 from ..table import figure
 from .charts import known, panels, plain_number
 from .html import Chart, environment
-from .page import Section, verdict
+from .page import Card, Section, verdict
 from .palette import COLOURS, INK, MARKERS, MUTED, PAPER
 from .svg import chart_style, to_svg
 from .tables import Table, facts, share
@@ -50,15 +50,15 @@ def sweep_page(steps: Sequence[Step], knee: int | None) -> str:
     )
 
 
-def _cards(steps: Sequence[Step], knee: int | None, level: str) -> list[dict[str, str]]:
+def _cards(steps: Sequence[Step], knee: int | None, level: str) -> list[Card]:
     rule = f"from here, doubling the load brings less than {100 * LEAST_GAIN:.0f} % more tokens/s"
     if knee is None:
-        return [{"title": "Knee", "figure": "not found", "note": "throughput did not flatten as far as was measured"}]
+        return [Card("Knee", "not found", "throughput did not flatten as far as was measured")]
     at, summary = steps[knee]
     return [
-        {"title": f"Knee, {level.lower()}", "figure": f"{at:g}", "note": rule},
-        {"title": "Tokens/s there", "figure": figure(summary["tokens_per_s"]["total"]), "note": ""},
-        {"title": "TTFT there, p99", "figure": f"{figure(summary['ttft']['p99'])} ms", "note": ""},
+        Card(f"Knee, {level.lower()}", f"{at:g}", rule),
+        Card("Tokens/s there", figure(summary["tokens_per_s"]["total"]), ""),
+        Card("TTFT there, p99", f"{figure(summary['ttft']['p99'])} ms", ""),
     ]
 
 
@@ -122,7 +122,7 @@ def _curve(
             _write(axes, xs[knee], ys[knee], f"knee{f', {labels[knee]}' if labels else ''}", (8, -13))
         for index, label in enumerate(labels):
             if index != knee and not np.isnan(xs[index] + ys[index]):
-                _write(axes, xs[index], ys[index], label, (4, 6))
+                _write(axes, xs[index], ys[index], label, (-5, 5), "right")
         most_x, most_y = (float(np.nanmax(values)) if not np.isnan(values).all() else 1.0 for values in (xs, ys))
         most_y = max([most_y, *(value for value in also if value is not None)])
         axes.set(xlim=(0, most_x * 1.1 or 1), ylim=(0, most_y * 1.15 or 1))
@@ -134,5 +134,6 @@ def _curve(
     return Chart(title, hint, Markup(svg), f"{x[0]}, and {y[0]}: {said or 'nothing was measured'}")
 
 
-def _write(axes: Any, x: float, y: float, text: str, offset: tuple[int, int]) -> None:
-    axes.annotate(text, (x, y), offset, textcoords="offset points", fontsize=10, color=INK, annotation_clip=False)
+def _write(axes: Any, x: float, y: float, text: str, offset: tuple[int, int], side: str = "left") -> None:
+    note = axes.annotate(text, (x, y), offset, textcoords="offset points", fontsize=10, color=INK, ha=side)
+    note.set(annotation_clip=False)
