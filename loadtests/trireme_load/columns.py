@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def latencies_s(records: Iterable[Record]) -> dict[str, Floats]:
     return {
         "ttft": known(record.ttft_s for record in good),
         "tpot": known(record.tpot_s for record in good),
-        "itl": np.concatenate([np.empty(0), *(np.asarray(record.gaps_s) for record in good if record.gaps_s)]),
+        "itl": np.fromiter(chain.from_iterable(record.gaps_s for record in good), np.float64),
         "e2e": known(record.e2e_s for record in good),
         "queue": known(record.queue_s for record in good),
     }

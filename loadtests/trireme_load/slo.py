@@ -1,14 +1,20 @@
 """Service level objectives: how fast a request has to be to count as good."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import SettingError
 from .quantities import positive_s
 from .record import Record
 
-#: What an objective can be set for, each a property of a Record, in s.
-FIGURES = ("ttft", "tpot", "itl", "e2e")
+#: What an objective can be set for: how long it took a request, in s.
+_VALUES_S: Mapping[str, Callable[[Record], float | None]] = {
+    "ttft": lambda record: record.ttft_s,
+    "tpot": lambda record: record.tpot_s,
+    "itl": lambda record: max(record.gaps_s, default=None),
+    "e2e": lambda record: record.e2e_s,
+}
+FIGURES = tuple(_VALUES_S)
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,6 @@ class Slo:
 
         Goodput counts these (Zhong et al. 2024, DistServe, arXiv:2401.09670).
         """
-        if not record.is_ok:
-            return False
-        values = {
-            "ttft": record.ttft_s,
-            "tpot": record.tpot_s,
-            "itl": max(record.gaps_s, default=None),
-            "e2e": record.e2e_s,
-        }
-        return all((value := values[name]) is None or value <= limit for name, limit in self.limits_s.items())
+        return record.is_ok and all(
+            (value := _VALUES_S[name](record)) is None or value <= limit for name, limit in self.limits_s.items()
+        )

@@ -13,6 +13,9 @@ _COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
 #: What stands where nothing was measured.
 NOTHING = "-"
 
+#: A reason is said whole, unless someone else wrote it.
+_MOST_REASON = 300
+
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -23,10 +26,14 @@ def write(summary: Mapping[str, Any], misses: Sequence[Miss], file: TextIO) -> N
 
 def render(summary: Mapping[str, Any], misses: Sequence[Miss] = (), bold: bool = False) -> str:
     """Lines, each ended."""
-    warnings = [f"INVALID: {one_line(reason)}" for reason in summary["invalid_because"] if not _says_partial(reason)]
+    warnings = [
+        f"INVALID: {one_line(reason, _MOST_REASON)}"
+        for reason in summary["invalid_because"]
+        if not _says_partial(reason)
+    ]
     if summary["partial"]:
-        warnings.insert(0, f"PARTIAL: the run ended early: {one_line(summary['partial'])}")
-    warnings += [f"MISSED: {one_line(str(miss))}" for miss in misses]
+        warnings.insert(0, f"PARTIAL: the run ended early: {one_line(summary['partial'], _MOST_REASON)}")
+    warnings += [f"MISSED: {one_line(str(miss), _MOST_REASON)}" for miss in misses]
     lines = [
         *aligned([["ms", *_COLUMNS], *(_latencies(summary, key, title) for key, title in _ROWS.items())]),
         "",

@@ -69,5 +69,5 @@ def ttft_by_interval(records: Sequence[Record], edges: Floats) -> tuple[list[flo
     rows = [(record.intended_s, record.ttft_s) for record in records if record.is_ok and record.ttft_s is not None]
     at, values = np.asarray(sorted(rows), dtype=np.float64).reshape(-1, 2).T
     parts = np.split(values, np.searchsorted(at, edges, side="left"))[1:-1]
-    found = [np.quantile(part, (0.5, 0.99)) if len(part) else (None, None) for part in parts]
-    return [p50 for p50, _ in found], [p99 for _, p99 in found]
+    p50, p99 = ([float(np.quantile(part, share)) if len(part) else None for part in parts] for share in (0.5, 0.99))
+    return p50, p99

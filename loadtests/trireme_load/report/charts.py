@@ -68,10 +68,9 @@ def panels(
     x_title: str,
     right: float = _RIGHT,
     legend_rows: int = 0,
-    apart: bool = False,
 ) -> tuple[Any, list[Any]]:
     """A figure and its axes, one below the other with a title each; they share their x, which has ticks at the last one
-    only unless they are `apart`. legend_rows: how many lines above the first one are kept free."""
+    only. right: what is kept free there. legend_rows: how many lines above the first one are kept free."""
     above = [_ABOVE + (16 * legend_rows if index == 0 else 0) for index in range(len(heights))]
     total = sum(heights) + sum(above) + _BELOW
     figure = new_figure(total)
@@ -80,7 +79,7 @@ def panels(
     for height, free, title in zip(heights, above, titles, strict=True):
         top -= free + height
         place = (_LEFT / WIDTH, top / total, (WIDTH - _LEFT - right) / WIDTH, height / total)
-        axes = figure.add_axes(place, sharex=found[0] if found and not apart else None)
+        axes = figure.add_axes(place, sharex=found[0] if found else None)
         axes.set_title(title, loc="left", x=-0.115, fontsize=10, color=MUTED, pad=6)
         axes.grid(axis="y", linewidth=0.8)
         axes.tick_params(length=0, labelcolor=MUTED, labelsize=10)
@@ -88,7 +87,7 @@ def panels(
         axes.yaxis.set_major_formatter(plain_number)
         found.append(axes)
     for axes in found[:-1]:
-        axes.tick_params(labelbottom=apart)
+        axes.tick_params(labelbottom=False)
     found[-1].set_xlabel(x_title, fontsize=10)
     found[-1].xaxis.set_major_formatter(plain_number)
     return figure, found
@@ -99,9 +98,8 @@ def plain_number(value: float, _: Any = None) -> str:
     return f"{value:,.6g}"
 
 
-def legend(axes: Any, columns: int = 3, handles: Sequence[Any] | None = None) -> None:
+def legend(axes: Any, columns: int = 3) -> None:
     """Above the axes, at the right."""
-    more = {} if handles is None else {"handles": handles}
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.02, 1.0),
@@ -114,14 +112,13 @@ def legend(axes: Any, columns: int = 3, handles: Sequence[Any] | None = None) ->
         columnspacing=0.9,
         labelspacing=0.25,
         fontsize=10,
-        **more,
     )
 
 
 def shade_warm_up(axes: Any, until: float) -> None:
     """What is not measured lies on grey."""
     if until > 0:
-        axes.axvspan(0, until, color=LINE, alpha=0.4, linewidth=0)
+        axes.axvspan(0, until, color=LINE, alpha=0.4, linewidth=0, zorder=0)
 
 
 def logarithmic(axis: Any, low: float, high: float) -> None:

@@ -27,6 +27,12 @@ _DISTRIBUTIONS = {
 }
 
 
+_RELEASES_NOTE = (
+    "More than one release answered. Latencies are in ms. Who failed seldom says so: errors without a release are not "
+    "said, and count in the phase in which their requests were to be sent."
+)
+
+
 @dataclass(frozen=True)
 class Card:
     """A figure that is seen first."""
@@ -112,7 +118,7 @@ def _sections(run: Run, records: Sequence[Record], summary: Mapping[str, Any]) -
         found.append(Section("Errors", (), [tables.errors(summary)]))
     if len(releases) > 1:
         changed = [tables.changes(phases(records)), tables.groups("Release", summary["by_release"])]
-        found.append(Section("Releases", (), changed, "More than one release answered. Latencies are in ms."))
+        found.append(Section("Releases", (), changed, _RELEASES_NOTE))
     if summary["by_scenario"]:
         found.append(Section("Scenarios", (), [tables.groups("Scenario", summary["by_scenario"])], "In ms."))
     if len(summary["by_model"]) > 1:

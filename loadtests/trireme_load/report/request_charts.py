@@ -100,7 +100,8 @@ def ttft_by_request(summary: Mapping[str, Any], records: Sequence[Record], relea
 def _points(records: Sequence[Record]) -> tuple[Any, Any]:
     """Those that lie on each other are drawn once."""
     rows = {(round(one.intended_s, 2), float(f"{one.ttft_s:.3g}")) for one in records}
-    return tuple(np.asarray(sorted(rows), dtype=np.float64).reshape(-1, 2).T)  # type: ignore[return-value]
+    xs, ys = np.asarray(sorted(rows), dtype=np.float64).reshape(-1, 2).T
+    return xs, ys
 
 
 def _medians(records: Sequence[Record], end_s: float) -> tuple[Any, Any]:

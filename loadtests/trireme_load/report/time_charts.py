@@ -41,7 +41,7 @@ def latency_over_time(summary: Mapping[str, Any]) -> Chart:
         xs = _middles(line, unit.factor)
         for values, name, index in ((p99, "p99", 1), (p50, "p50", 0)):
             colour, marker = COLOURS[index], MARKERS[index]
-            top.plot(xs, values * shown.factor, color=colour, marker=marker, markersize=3, linewidth=1.3, label=name)
+            top.plot(xs, values * shown.factor, color=colour, marker=marker, markersize=2.4, linewidth=1.3, label=name)
         if is_wide(drawn):
             logarithmic(top.yaxis, float(drawn.min()) * shown.factor * 0.8, float(drawn.max()) * shown.factor * 1.2)
         else:
