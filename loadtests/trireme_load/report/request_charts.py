@@ -61,15 +61,17 @@ def ttft_by_request(summary: Mapping[str, Any], records: Sequence[Record], relea
     if not good or not (as_points or len(releases) > 1):
         return None
     unit, end, warm_up = time_axis(summary)
-    values = np.asarray([one.ttft_s for one in good], dtype=np.float64)
-    shown = latency_unit(float(values.max()))
     names = list(releases[:_MOST_NAMES])
+    by_name = [[one for one in good if one.release == name or len(names) == 1] for name in names]
+    drawn = [_points(ours) if as_points else _medians(ours, end / unit.factor) for ours in by_name]
+    values = np.concatenate([ys[~np.isnan(ys)] for _, ys in drawn])
+    if not len(values):
+        return None
+    shown = latency_unit(float(values.max()))
     rows = (len(names) + 1) // 2 if len(names) > 1 else 0
     with chart_style():
         figure, (axes,) = panels((170,), (f"TTFT, {shown.name}",), f"time, {unit.name}", legend_rows=rows)
-        for index, name in enumerate(names):
-            ours = [one for one in good if one.release == name]
-            xs, ys = _points(ours) if as_points else _medians(ours, end / unit.factor)
+        for index, (name, (xs, ys)) in enumerate(zip(names, drawn, strict=True)):
             axes.plot(
                 xs * unit.factor,
                 ys * shown.factor,
