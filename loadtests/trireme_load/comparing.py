@@ -24,8 +24,8 @@ def read_run(folder: Path) -> tuple[Run, list[Record]]:
 
 def compare_folders(first: Path, second: Path, out: Path | None) -> str:
     """The comparison as a table; with a folder, as compare.html in it, too. Raises ReadError."""
-    comparison = compare(*read_run(first), *read_run(second))
+    comparison = compare(*read_run(first), *read_run(second), names=(str(first), str(second)))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "compare.html").write_text(compare_page(comparison), encoding="utf-8")
-    return comparison.table(str(first), str(second))
+    return comparison.text

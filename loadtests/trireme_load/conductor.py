@@ -42,7 +42,6 @@ class Conductor:
         self._began = 0.0
         self._ended_s: float | None = None
         self._partial = ""
-        self._levels: list[tuple[float, float]] = []
         self._server: dict[str, Any] = {}
         self._releases = ReleaseWatch(settings)
         self._tasks: list[gevent.Greenlet] = []
@@ -102,8 +101,8 @@ class Conductor:
         users = None
         while whole_s is None or self.now_s() < whole_s:
             at_s = max(0.0, self.now_s())
-            self._levels.append((at_s, shape.level(at_s)))
-            wanted = max(1, round(shape.level(at_s)))
+            level = shape.level(at_s)
+            wanted = max(1, round(level))
             if follows and wanted != users:
                 users = wanted
                 gevent.spawn(self._environment.runner.start, users, 1000.0)
@@ -111,7 +110,7 @@ class Conductor:
                 self.give_up(f"the server at {self.settings.address} stopped answering")
                 return
             in_flight = sum(self._in_flight.values())
-            self.moments.append(moment(at_s, self._levels[-1][1], in_flight, self.collector.records))
+            self.moments.append(moment(at_s, level, in_flight, self.collector.records))
             self._progress.show(self.moments[-1])
             left_s = _TICK_S if whole_s is None else min(_TICK_S, whole_s - self.now_s())
             gevent.sleep(max(0.01, left_s))
@@ -166,12 +165,17 @@ class Conductor:
             warm_up_s=settings.warm_up_s,
             duration_s=max(0.001, measured_s),
             slo=settings.slo,
-            levels=self._levels,
+            levels=self._wanted(ended_s),
             server=self._server,
             machine=machine_facts(),
             generators=[self.collector.generators[key] for key in sorted(self.collector.generators)],
             partial=self._partial,
         )
+
+    def _wanted(self, end_s: float) -> list[tuple[float, float]]:
+        """The corners of the shape until the end."""
+        shape = self.settings.shape
+        return [*(corner for corner in shape.corners if corner[0] < end_s), (end_s, shape.level(end_s))]
 
     @property
     def records(self) -> list[Record]:

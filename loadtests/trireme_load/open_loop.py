@@ -18,6 +18,13 @@ class Crowd:
         self._idle: defaultdict[type[LlmUser], list[LlmUser]] = defaultdict(list)
         self._classes = [one for one in environment.user_classes if issubclass(one, LlmUser)]
 
+    def connect(self, count: int) -> None:
+        """Have so many users ready, so that the first arrivals need not wait for their connections. Raises LoadError."""
+        made = [weighted(self._classes, self._chance)(self._environment) for _ in range(count)]
+        for user in made:
+            user.prepare()
+            self._idle[type(user)].append(user)
+
     def ask_one(self, intended_s: float, prompt: Prompt | None) -> None:
         """One turn of one user. Raises LoadError if it cannot connect."""
         kind = weighted(self._classes, self._chance)

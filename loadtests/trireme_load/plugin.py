@@ -32,6 +32,9 @@ _FINAL, _FAILED = "trireme-final", "trireme-failed"
 #: How long after the last worker's start the clock of a run begins, in s.
 _LEAD_S = 0.2
 
+#: How many connections an open loop makes before its first request, at the most: a second's worth, if that is fewer.
+_MOST_READY = 64
+
 #: How long children may take to end.
 _REAP_S = 10.0
 
@@ -161,7 +164,15 @@ def _begin_session(environment: Any) -> None:
             except LoadError as error:
                 fail(environment, str(error))
 
-        plugin.tasks.append(gevent.spawn(session.run_open_loop, ask_one))
+        def arrive() -> None:
+            try:
+                crowd.connect(min(_MOST_READY, 4 + int(settings.shape.top / workers)))
+            except LoadError as error:
+                fail(environment, str(error))
+                return
+            session.run_open_loop(ask_one)
+
+        plugin.tasks.append(gevent.spawn(arrive))
     if isinstance(runner, LocalRunner):
         plugin.tasks.append(gevent.spawn(_report_locally, environment))
 

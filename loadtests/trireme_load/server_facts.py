@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def server_facts(settings: Settings) -> dict[str, Any]:
     from trireme_client import TriremeError
 
     try:
-        return {"grpc": _of_grpc, "http": _of_http, "openai": _of_openai}[settings.target](settings)
+        return _FACTS[settings.target](settings)
     except (TriremeError, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise UnreachableError(f"no server of the target {settings.target} at {settings.address}: {reason}") from None
@@ -33,34 +34,29 @@ def _of_grpc(settings: Settings) -> dict[str, Any]:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             server = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_TIMEOUT_S, wait_for_ready=True)
-            index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=_TIMEOUT_S).models
+            model = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=settings.model), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             raise UnreachableError(
-                f"no server of the target grpc at {settings.address}: {error.details() or error.code()}"
+                f"{settings.address} cannot be measured over gRPC: {error.details() or error.code()}"
             ) from None
-    models = {model.name: model.version for model in index}
-    _check_model(settings, models)
-    return {"name": server.name, "version": server.version, "models": models}
+    return {"name": server.name, "version": server.version, "versions": sorted(model.versions)}
 
 
 def _of_http(settings: Settings) -> dict[str, Any]:
     server = _get(settings, "GET", "/v2")
-    models = {one["name"]: one.get("version", "") for one in _get(settings, "POST", "/v2/repository/index")}
-    _check_model(settings, models)
-    return {"name": server["name"], "version": server["version"], "models": models}
+    model = _get(settings, "GET", f"/v2/models/{settings.model}")
+    if "error" in model:
+        raise UnreachableError(f"{settings.address} cannot be measured over HTTP: {model['error']}")
+    return {"name": server["name"], "version": server["version"], "versions": sorted(model.get("versions", ()))}
 
 
 def _of_openai(settings: Settings) -> dict[str, Any]:
-    models = {one["id"]: "" for one in _get(settings, "GET", "/v1/models")["data"]}
-    _check_model(settings, models)
-    return {"name": "OpenAI API", "version": "", "models": models}
-
-
-def _check_model(settings: Settings, models: dict[str, str]) -> None:
+    models = sorted(one["id"] for one in _get(settings, "GET", "/v1/models")["data"])
     if settings.model not in models:
         raise UnreachableError(
-            f"{settings.address} has no model {settings.model!r}; it has {', '.join(sorted(models)) or 'none'}"
+            f"{settings.address} has no model {settings.model!r}; it has {', '.join(models) or 'none'}"
         )
+    return {"name": "OpenAI API", "models": models}
 
 
 def _get(settings: Settings, method: str, path: str) -> Any:
@@ -69,6 +65,9 @@ def _get(settings: Settings, method: str, path: str) -> Any:
         return decoded(connection.read(connection.send(method, path)))
     finally:
         connection.close()
+
+
+_FACTS: dict[str, Callable[[Settings], dict[str, Any]]] = {"grpc": _of_grpc, "http": _of_http, "openai": _of_openai}
 
 
 def machine_facts() -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 from .errors import SettingError
 from .quantities import number
 from .report.sweep_page import sweep_page
-from .sweep import knee, sweep_table
+from .sweep import knee
+from .table import aligned, figure
 
 _DEFAULT = "1,2,4,8,16,32,64"
 
@@ -65,16 +66,33 @@ class Sweep:
 
     def finish(self) -> int:
         """Write and show what came of it; 1 if a run is missing or not valid."""
-        valid = [(level, summary) for level, summary in self._steps if summary["valid"]]
         found = knee(
-            [level for level, _ in valid],
-            [summary["tokens_per_s"]["total"] for _, summary in valid],
+            [level for level, _ in self._steps],
+            [one["tokens_per_s"]["total"] if one["valid"] else None for _, one in self._steps],
+            [one["e2e"]["p50"] for _, one in self._steps],
         )
-        at = None if found is None else valid[found][0]
+        at = None if found is None else self._steps[found][0]
         self._out.mkdir(parents=True, exist_ok=True)
         document = {"unit": self.unit, "knee": at, "steps": [{"load": level, **one} for level, one in self._steps]}
         (self._out / "sweep.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        (self._out / "sweep.html").write_text(sweep_page(self._steps, at, self.unit), encoding="utf-8")
-        print(sweep_table(self._steps, at, self.unit))
+        (self._out / "sweep.html").write_text(sweep_page(self._steps, found), encoding="utf-8")
+        print(self._table(at))
         print(f"\nReport: {os.path.relpath(self._out / 'sweep.html')}")
         return int(bool(self._invalid) or len(self._steps) < len(self._levels))
+
+    def _table(self, knee_at: float | None) -> str:
+        """For a terminal."""
+        rows = [[self.unit, "requests/s", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "goodput/s", "errors", ""]]
+        for level, one in self._steps:
+            numbers = [
+                one["requests_per_s"],
+                one["tokens_per_s"]["total"],
+                one["ttft"]["p50"],
+                one["ttft"]["p99"],
+                one["tpot"]["p50"],
+                one["goodput"]["requests_per_s"],
+            ]
+            note = "knee" if level == knee_at else "" if one["valid"] else "not valid"
+            rows.append([f"{level:g}", *map(figure, numbers), str(one["requests"]["failed"]), note])
+        knee_said = "no knee: throughput did not flatten" if knee_at is None else f"knee at {knee_at:g} {self.unit}"
+        return "\n".join(["", *aligned(rows), "", knee_said])

@@ -15,7 +15,7 @@ from .shared_state import BackgroundMark
 
 #: The nice value of what is loaded. Not the idle policy: a process that gets hardly any processor time may hold a lock
 #: of Triton's shared memory for longer than the 10 s after which tritonserver aborts.
-LOADING_NICE = 10
+LOADING_NICE = 15
 
 #: The nice value that this process had before `begin`; None where that changed nothing.
 _normal: int | None = None

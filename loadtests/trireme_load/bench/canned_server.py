@@ -54,10 +54,8 @@ class _Handlers(grpc.GenericRpcHandler):
         async def metadata(_request: bytes, _context: Any) -> bytes:
             return bytes(service_pb2.ServerMetadataResponse(name="canned", version="1").SerializeToString())
 
-        async def index(_request: bytes, _context: Any) -> bytes:
-            response = service_pb2.RepositoryIndexResponse()
-            response.models.add(name=_MODEL, version="1", state="READY")
-            return bytes(response.SerializeToString())
+        async def model(_request: bytes, _context: Any) -> bytes:
+            return bytes(service_pb2.ModelMetadataResponse(name=_MODEL, versions=["1"]).SerializeToString())
 
         async def config(_request: bytes, _context: Any) -> bytes:
             return bytes(service_pb2.ModelConfigResponse().SerializeToString())
@@ -65,7 +63,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._methods = {
             f"/{_SERVICE}/ModelStreamInfer": grpc.stream_stream_rpc_method_handler(stream),
             f"/{_SERVICE}/ServerMetadata": grpc.unary_unary_rpc_method_handler(metadata),
-            f"/{_SERVICE}/RepositoryIndex": grpc.unary_unary_rpc_method_handler(index),
+            f"/{_SERVICE}/ModelMetadata": grpc.unary_unary_rpc_method_handler(model),
             f"/{_SERVICE}/ModelConfig": grpc.unary_unary_rpc_method_handler(config),
         }
 
