@@ -1,4 +1,4 @@
-.PHONY: soak-releases gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: load cross-check bench-load setup-load soak-releases gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -27,6 +27,11 @@ $(VENV)/.core: requirements/core.txt pyproject.toml
 	@$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The environment of developers holds what load tests need, too.
+$(VENV)/.load: requirements/load.txt $(VENV)/.core
+	@[ -e $(VENV)/.dev ] || $(VENV)/bin/python $(PIP) install --require-hashes -r requirements/load.txt
+	@touch $@
+
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.core
 	@$(VENV)/bin/python $(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
@@ -40,11 +45,15 @@ $(VENV_BUILD)/.build: requirements/build.txt requirements/torch.txt pyproject.to
 	@touch $@
 
 setup: $(VENV)/.core
+setup-load: $(VENV)/.load
 setup-dev: $(VENV)/.dev
 setup-build: $(VENV_BUILD)/.build
 
 serve: setup ## Start a real Triton server on the model repository; ARGS="--http-port 9000" and so on
 	@exec $(VENV)/bin/trireme serve --profile cpu $(ARGS)
+
+load: setup-load ## 60 s of mixed streaming traffic over gRPC, and a report; HOST=127.0.0.1:8001 for a server that runs
+	@$(VENV)/bin/trireme load --scenario mixed $(if $(HOST),--host $(HOST),--serve) $(ARGS)
 
 test: setup-dev ## The whole suite against a real server; ARGS="-k streaming" for a part of it
 	@$(VENV)/bin/python -m pytest -m "not torch" $(ARGS)
@@ -82,6 +91,12 @@ bench-functions: setup-dev ## Detokenizing and stop matching, in tokens/s
 bench-overload: setup ## What is served in time under more load than can be done (about 4 minutes)
 	@$(VENV)/bin/trireme bench overload $(ARGS)
 
+bench-load: setup-load ## How many messages/s one process of the load generator takes (about a minute)
+	@$(VENV)/bin/trireme bench load $(ARGS)
+
+cross-check: setup-load ## The same load by trireme load and by NVIDIA's perf_analyzer (about 6 minutes)
+	@$(VENV)/bin/trireme bench cross-check $(ARGS)
+
 bench-build: setup-build ## How long building takes, and how much memory (about 6 minutes)
 	@$(VENV_BUILD)/bin/trireme bench build
 
@@ -102,6 +117,7 @@ docs: setup ## Write docs/tensors.md again
 
 lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) -o requirements/core.txt
+	@$(LOCK) -c requirements/core.txt --extra load -o requirements/load.txt
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
 	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from .record import COLUMNS, Record, from_row, written_row
+from .record import CANCELLED, COLUMNS, OK, Record, from_row, written_row
 from .run import Generator
 
 
@@ -14,6 +14,7 @@ class Collector:
 
     def __init__(self, folder: Path | None) -> None:
         self.records: list[Record] = []
+        self.errors = 0
         self.generators: dict[int, Generator] = {}
         self._file: IO[str] | None = None
         if folder is not None:
@@ -24,7 +25,9 @@ class Collector:
     def take(self, rows: Sequence[Sequence[Any]], generator: dict[str, Any] | None) -> None:
         """Take what one process reports."""
         for row in rows:
-            self.records.append(from_row(list(row)))
+            record = from_row(list(row))
+            self.records.append(record)
+            self.errors += record.code not in (OK, CANCELLED)
         if self._file is not None and rows:
             csv.writer(self._file).writerows(written_row(list(row)) for row in rows)
             self._file.flush()

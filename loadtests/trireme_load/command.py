@@ -153,5 +153,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if len(arguments.runs) != 2:
         raise SettingError(f"compare takes the folders of two runs; {len(arguments.runs)} were given")
-    print(compare_folders(*arguments.runs, Path(arguments.out) if arguments.out else None))
+    first, second = arguments.runs
+    print(compare_folders(first, second, Path(arguments.out) if arguments.out else None))
     return 0

@@ -110,7 +110,7 @@ class Conductor:
                 self.give_up(f"the server at {self.settings.address} stopped answering")
                 return
             in_flight = sum(self._in_flight.values())
-            self.moments.append(moment(at_s, level, in_flight, self.collector.records))
+            self.moments.append(moment(at_s, level, in_flight, self.collector.records, self.collector.errors))
             self._progress.show(self.moments[-1])
             left_s = _TICK_S if whole_s is None else min(_TICK_S, whole_s - self.now_s())
             gevent.sleep(max(0.01, left_s))

@@ -31,9 +31,9 @@ def locust_command(
     return command
 
 
-def run_locust(command: Sequence[str]) -> int:
+def run_locust(command: Sequence[str], quiet: bool = False) -> int:
     """Run it to its end; Ctrl-C and SIGTERM end it in good order, with what it has so far. Its exit status."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None)
     before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
     try:
         while True:

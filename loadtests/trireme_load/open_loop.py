@@ -19,7 +19,7 @@ class Crowd:
         self._classes = [one for one in environment.user_classes if issubclass(one, LlmUser)]
 
     def connect(self, count: int) -> None:
-        """Have so many users ready, so that the first arrivals need not wait for their connections. Raises LoadError."""
+        """Have so many users ready: the first arrivals need not wait for their connections. Raises LoadError."""
         made = [weighted(self._classes, self._chance)(self._environment) for _ in range(count)]
         for user in made:
             user.prepare()

@@ -100,7 +100,7 @@ def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
         Settings.of(environment.parsed_options)
     except LoadError as error:
         print(f"trireme load: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        sys.exit(1)
     if isinstance(runner, MasterRunner):
         _reports_to_master(environment)
         runner.register_message(_FINAL, _on_final)
@@ -243,7 +243,7 @@ def _stop_workers(environment: Any) -> None:
         return
     waiting = {client.id for client in runner.clients.all if client.state in ("running", "spawning")}
     for name in waiting:
-        runner.server.send_to_client(Message("stop", None, name))
+        runner.server.send_to_client(Message("stop", None, name))  # type: ignore[no-untyped-call]
     deadline = time.monotonic() + plugin.conductor.settings.timeout_s + _REAP_S
     while waiting - plugin.finals and time.monotonic() < deadline:
         missing = {client.id for client in runner.clients.all if client.state == "missing"}

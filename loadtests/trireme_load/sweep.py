@@ -34,4 +34,4 @@ def knee(levels: Sequence[float], throughputs: Sequence[float | None], latencies
 
 def _beats(times_load: float, times_throughput: float) -> bool:
     """Whether so much more load brings clearly more throughput."""
-    return times_throughput > (1 + LEAST_GAIN) ** math.log2(times_load) * (1 + NOISE)
+    return bool(times_throughput > (1 + LEAST_GAIN) ** math.log2(times_load) * (1 + NOISE))

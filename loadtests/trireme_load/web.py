@@ -28,7 +28,7 @@ COLUMNS = (
 _KEY = "llm"
 
 #: Of how many of the last requests the live table is made.
-_MOST = 20_000
+_MOST = 2_000
 
 
 def extend(environment: Any, web_ui: Any) -> None:

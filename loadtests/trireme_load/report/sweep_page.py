@@ -129,7 +129,9 @@ def _curve(
         axes.locator_params(axis="x", nbins=6)
         svg = to_svg(figure, f"sweep-{name}")
     said = "; ".join(
-        f"{plain_number(a)}: {plain_number(b)}" for a, b in zip(x[1], y[1], strict=True) if None not in (a, b)
+        f"{plain_number(a)}: {plain_number(b)}"
+        for a, b in zip(x[1], y[1], strict=True)
+        if a is not None and b is not None
     )
     return Chart(title, hint, Markup(svg), f"{x[0]}, and {y[0]}: {said or 'nothing was measured'}")
 

@@ -78,7 +78,7 @@ class OpenAITarget:
 
 
 def _body(model: str, generation: Generation, stream: bool) -> dict[str, Any]:
-    messages = generation.messages or [{"role": "user", "content": generation.prompt}]
+    messages: list[Any] = list(generation.messages or ()) or [{"role": "user", "content": generation.prompt}]
     values = {
         "model": model,
         "messages": messages,

@@ -8,7 +8,15 @@ from typing import Any
 from ..arguments import count, seconds
 from ..layout import Layout
 
-_SECONDS = {"path": 4.0, "engine": 12.0, "overload": 10.0, "build": 1.0, "releases": 1.0}
+_SECONDS = {
+    "path": 4.0,
+    "engine": 12.0,
+    "overload": 10.0,
+    "build": 1.0,
+    "releases": 1.0,
+    "load": 8.0,
+    "cross-check": 6.0,
+}
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -22,11 +30,18 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
-    from . import build, engine, overload, path, releases
+    from . import build, cross_check, engine, generator, overload, path, releases
 
     # What a run has started ends with it, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    runs = {"path": path.run, "engine": engine.run, "overload": overload.run, "build": build.run}
+    runs = {
+        "path": path.run,
+        "engine": engine.run,
+        "overload": overload.run,
+        "build": build.run,
+        "load": generator.run,
+        "cross-check": cross_check.run,
+    }
     if arguments.what == "releases":
         return releases.run(Layout.find(), arguments.swaps)
     return runs[arguments.what](Layout.find(), arguments.seconds or _SECONDS[arguments.what])

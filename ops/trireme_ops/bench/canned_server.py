@@ -1,6 +1,6 @@
 """A gRPC server that answers with messages made beforehand, faster than any model: what it sends, the reader must take.
 
-    python -m trireme_load.bench.canned_server MESSAGES      prints its address, and serves until it is stopped
+    python -m trireme_ops.bench.canned_server MESSAGES      prints its address, and serves until it is stopped
 
 It knows as much of the KServe protocol as a load test asks of it. Each stream gets MESSAGES messages with a token each.
 """
@@ -41,7 +41,7 @@ def _message(text: str, last: int | None) -> bytes:
     return bytes(response.SerializeToString())
 
 
-class _Handlers(grpc.GenericRpcHandler):
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, messages: int) -> None:
         body, last = _message(" token", None), _message(" token", messages)
 
