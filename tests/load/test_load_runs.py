@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fakes.openai_server import FIRST_S, KEY, TOKEN_S, openai_server
 from support import ROOT, TRIREME, Server, long_form, start_null_server, stop_server, wait_for
 from trireme_load.record import CANCELLED, OK, Record, read_csv
 from trireme_ops.ports import free_ports
@@ -170,13 +171,59 @@ def test_those_who_leave_are_no_errors_and_those_who_stay_notice_nothing(server:
     assert summary_of(tmp_path)["requests"]["cancelled"] > 0
 
 
-@pytest.mark.parametrize("scenario", ["unary", "shared-prefix", pytest.param("long-prompt", marks=long_form), "mixed"])
+@pytest.mark.parametrize(
+    "scenario",
+    ["unary", "mixed", *(pytest.param(one, marks=long_form) for one in ("long-prompt", "shared-prefix", "priorities"))],
+)
 def test_a_scenario_runs(server: Server, tmp_path: Path, scenario: str) -> None:
     done = load(*of(server, "http" if scenario == "unary" else "grpc", tmp_path, f"--scenario={scenario}"))
     assert done.returncode == 0, done.stderr
     summary = summary_of(tmp_path)
     assert summary["requests"]["succeeded"] > 0 and summary["requests"]["failed"] == 0
     assert (summary["ttft"]["count"] == 0) == (scenario == "unary")
+
+
+@long_form
+def test_two_llms_are_told_apart(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second one is the first under the name of its other front.
+    monkeypatch.setenv("TRIREME_LOAD_SECOND", "llmapi")
+    done = load(*of(server, "grpc", tmp_path, "--scenario=two-llms", "--users=4"))
+    assert set(summary_of(tmp_path)["by_model"]) == {"ensemble", "llmapi"}, done.stderr
+
+
+def test_a_server_with_openai_s_api_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIREME_API_KEY", KEY)
+    with openai_server() as address:
+        options = ["--target=openai", f"--host={address}", "--warm-up=1s", "--duration=3s", "--users=2"]
+        done = load(*options, f"--out={tmp_path / 'good'}", "--prompts=synthetic:16/12")
+        (tmp_path / "busy.txt").write_text("busy", encoding="utf-8")
+        refused = load(*options, f"--out={tmp_path / 'busy'}", f"--prompts={tmp_path / 'busy.txt'}")
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(tmp_path / "good")
+    assert summary["output_tokens"]["p50"] == 12 and list(summary["by_release"]) == ["r7"]
+    assert summary["ttft"]["p50"] >= 1000 * FIRST_S and summary["itl"]["p50"] >= 900 * TOKEN_S
+    assert refused.returncode == 1
+    assert list(summary_of(tmp_path / "busy")["errors"]["by_code"]) == ["RESOURCE_EXHAUSTED"]
+
+
+def test_a_master_and_a_worker_of_locust_s_own_make_one_run(server: Server, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "StreamingChat"]
+    options = [f"--host={server.addresses['grpc']}", "--warm-up=1s", "--duration=3s", "--prompts=synthetic:16/12"]
+    leading = ["--master", "--headless", "--expect-workers=1", "--users=3", "--spawn-rate=3", f"--out={tmp_path}"]
+    bound = ["--master-bind-host=127.0.0.1", f"--master-bind-port={port}"]
+    joined = ["--worker", "--master-host=127.0.0.1", f"--master-port={port}"]
+    processes = [
+        subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for more in ([*leading, *bound, *options], joined)
+    ]
+    try:
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert summary_of(tmp_path)["requests"]["succeeded"] > 0
 
 
 def test_a_threshold_that_is_missed_ends_with_1_and_is_named(server: Server, tmp_path: Path) -> None:

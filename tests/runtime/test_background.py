@@ -18,8 +18,8 @@ NORMAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 PREFIX = f"trireme_test_{os.getpid()}_"
 
-#: Loads a "model" with threads and a child process, as a stub does; prints the nice values of them all: of the thread that
-#: was there before, while it loads, and when it serves.
+#: Loads a "model" with threads and a child process, as a stub does; prints the nice values of them all: of the thread
+#: that was there before, while it loads, and when it serves.
 LOADING = """
 import json, os, subprocess, sys, threading
 from pathlib import Path
@@ -27,7 +27,8 @@ from trireme_runtime import background
 
 def values():
     pids = [os.getpid(), *children]
-    return sorted(os.getpriority(os.PRIO_PROCESS, int(task.name)) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    tasks = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sorted(os.getpriority(os.PRIO_PROCESS, task) for task in tasks)
 
 children = []
 done = threading.Event()
