@@ -23,11 +23,11 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         found = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         self._answer(200 if self.path == "/v1/models" else 404, found)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             request = self._checked(json.loads(body))

@@ -25,7 +25,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("what", choices=sorted(_SECONDS), help="what to measure")
     parser.add_argument("--seconds", type=seconds, help="of each measurement")
     parser.add_argument("--swaps", type=count, default=100, help="of releases (default 100)")
+    parser.add_argument("--clients", type=clients, default=16, help="of each kind, for releases (default 16)")
     parser.set_defaults(run=run)
+
+
+def clients(text: str) -> int:
+    """How many, 0 for none. Raises argparse.ArgumentTypeError."""
+    return 0 if text == "0" else count(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,5 +49,5 @@ def run(arguments: argparse.Namespace) -> int:
         "cross-check": cross_check.run,
     }
     if arguments.what == "releases":
-        return releases.run(Layout.find(), arguments.swaps)
+        return releases.run(Layout.find(), arguments.swaps, arguments.clients)
     return runs[arguments.what](Layout.find(), arguments.seconds or _SECONDS[arguments.what])
