@@ -91,9 +91,8 @@ def run(layout: Layout, swaps: int = SWAPS, clients: int = CLIENTS) -> int:
     with tempfile.TemporaryDirectory(prefix="trireme-soak-") as name:
         print("Making a second release, whose tokenizer is another one ...", flush=True)
         root = two_releases(layout, Path(name) / "root")
-        seen = soak(
-            root, swaps, partial(tqdm, total=swaps, unit="swap", disable=not sys.stderr.isatty()), clients=clients
-        )
+        bar = partial(tqdm, total=swaps, unit="swap", disable=not sys.stderr.isatty())
+        seen = soak(root, swaps, bar, clients=clients)
     write_json(layout, "releases", asdict(seen))
     for example in seen.examples:
         print(f"  {example}")
