@@ -24,6 +24,10 @@ from .settings import Settings, add_options
 
 grpc.experimental.gevent.init_gevent()
 
+# Each channel, and so each user, has a thread of gevent's pool wait for it; where the pool is full (10 by default), the
+# messages of the others wait until one of these has come.
+gevent.get_hub().threadpool.maxsize = 10_000
+
 logger = logging.getLogger(__name__)
 
 #: Messages between Locust's processes: a worker's last report, and why it cannot go on.
@@ -127,6 +131,7 @@ def _begin(environment: Any, **_: Any) -> None:
             return
         # Locust hands the options on to the workers.
         options.run_began = time.time() + _LEAD_S
+        options.leader_run_time = options.run_time
         options.word_cost = [cost.fixed, cost.per_word]
         options.worker_count = 1 if isinstance(runner, LocalRunner) else max(1, runner.worker_count)
         plugin.conductor.start(options.run_began)
@@ -148,6 +153,8 @@ def _begin_session(environment: Any) -> None:
     runner, options, plugin = environment.runner, environment.parsed_options, _of(environment)
     workers = 1 if isinstance(runner, LocalRunner) else int(options.worker_count)
     worker = 0 if isinstance(runner, LocalRunner) else int(runner.worker_index)
+    # The address is not among the options that a worker is handed.
+    options.host = environment.host or options.host
     settings = Settings.of(options)
     session = plugin.session = Session(settings, options.run_began, worker, workers, WordCost(*options.word_cost))
     session.monitor.start()
@@ -272,6 +279,14 @@ def _stopped(environment: Any, **_: Any) -> None:
     _take(environment, report)
     if plugin.conductor is not None:
         environment.process_exit_code = plugin.conductor.finish()
+
+
+@events.quitting.add_listener
+def _quitting(environment: Any, **_: Any) -> None:
+    """Ctrl-C or SIGTERM: what there is makes the exit status, which Locust settles right after this."""
+    runner = environment.runner
+    if not isinstance(runner, WorkerRunner) and _of(environment).conductor is not None:
+        runner.stop()
 
 
 @events.quit.add_listener

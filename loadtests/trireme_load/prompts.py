@@ -14,6 +14,9 @@ DEFAULT_MAX_TOKENS = 64
 
 _LONGEST = 1_000_000
 
+#: The numbers that made-up prompts begin with, all of one length.
+_NUMBERS = (10**5, 10**6)
+
 #: Words of a made-up prompt. Each prompt begins with a number of its own, so that no prefix cache knows it.
 _WORDS = (
     "a the and of to in is it you that he was for on are with as his they be at one have this from or had by hot "
@@ -65,24 +68,21 @@ def _span(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class WordCost:
-    """Tokens of a made-up prompt: `fixed`, and `per_word` for each of its words."""
+    """Tokens of a made-up prompt: `fixed` for its number and what a server adds, `per_word` for each word after it."""
 
-    fixed: float = 3.0
+    fixed: float = 6.0
     per_word: float = 1.3
 
     @classmethod
     def measured(cls, tokens_of: Callable[[str], int]) -> "WordCost":
         """As a server counts them. tokens_of: of a prompt that is sent to it."""
-        few, many = 40, 160
-        counts = [tokens_of(words(random.Random(0), count, 0)) for count in (few, many)]
-        if not 0 < counts[0] < counts[1]:
-            return cls()
-        per_word = (counts[1] - counts[0]) / (many - few)
-        return cls(counts[0] - few * per_word, per_word)
+        many = 160
+        fixed, whole = (tokens_of(words(random.Random(0), count, _NUMBERS[0])) for count in (1, many))
+        return cls(fixed, (whole - fixed) / (many - 1)) if 0 < fixed < whole else cls()
 
     def words_for(self, tokens: int) -> int:
         """How many words make a prompt of about so many tokens."""
-        return max(1, round((tokens - self.fixed) / self.per_word))
+        return 1 + max(0, round((tokens - self.fixed) / self.per_word))
 
 
 def words(chance: random.Random, count: int, number: int) -> str:
@@ -112,7 +112,7 @@ class Prompts:
     def of_length(self, prompt_tokens: int, answer_tokens: int) -> Prompt:
         """One made up: about so many tokens, to be answered with so many."""
         count = self._cost.words_for(prompt_tokens)
-        text = words(self._chance, count, self._chance.randrange(10**6))
+        text = words(self._chance, count, self._chance.randrange(*_NUMBERS))
         return Prompt(text, max_tokens=answer_tokens, ignore_eos=True)
 
 

@@ -72,12 +72,14 @@ class Settings:
         options.seed = values["seed"]
         if values["target"] not in TARGETS:
             raise SettingError(f"target is {values['target']!r}; allowed are {', '.join(TARGETS)}")
+        # A worker has no run time of its own.
+        run_time = options.run_time or getattr(options, "leader_run_time", None)
         settings = cls(
             values=values,
             address=(options.host or TARGETS[values["target"]]).strip(),
             users=int(options.num_users or 1),
             spawn_rate=float(options.spawn_rate or 1),
-            run_time_s=float(options.run_time) if options.run_time else None,
+            run_time_s=float(run_time) if run_time else None,
         )
         settings.check()
         return settings

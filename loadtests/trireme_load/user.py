@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import gevent
 from locust import User, task
-from locust.exception import StopUser
 
 from trireme_client import Generation
 
@@ -115,7 +114,6 @@ class LlmUser(User):
             self.prepare()
         except LoadError as error:
             plugin.fail(self.environment, str(error))
-            raise StopUser from None
 
     def on_stop(self) -> None:
         self.close()
@@ -129,7 +127,7 @@ class LlmUser(User):
     @task
     def _turns(self) -> None:
         session = self.session
-        if session.is_over or session.settings.arrivals.is_open:
+        if session.is_over or session.settings.arrivals.is_open or self._target is None:
             # The arrivals of an open loop are seen to elsewhere; Locust's users only stand for the process.
             gevent.sleep(0.1)
             return

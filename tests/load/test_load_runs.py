@@ -68,8 +68,18 @@ def off_by(seen_ms: float, set_ms: float) -> bool:
     return abs(seen_ms - set_ms) > max(LEAST_MS, SHARE * set_ms)
 
 
-@pytest.mark.parametrize("target", ["grpc", "http"])
-@pytest.mark.parametrize("users", [1, 16, 64])
+@pytest.mark.parametrize(
+    ("users", "target"),
+    [
+        (1, "grpc"),
+        (1, "http"),
+        (16, "grpc"),
+        (16, "http"),
+        # Two cores that do anything else meanwhile are not enough for it.
+        pytest.param(64, "grpc", marks=long_form),
+        (64, "http"),
+    ],
+)
 def test_the_figures_are_those_that_were_set(server: Server, tmp_path: Path, users: int, target: str) -> None:
     wrong: dict[str, float] = {}
     # Another process may have had the processors for a moment: that is not what is measured here.
@@ -116,24 +126,24 @@ def test_an_open_loop_sends_when_its_time_comes_and_measures_from_then(server: S
 
 
 def test_what_waits_in_a_full_server_counts_from_its_intended_time(tmp_path: Path) -> None:
-    # 2 at a time, 0.75 s each: 2.7 requests/s at the most, and 8 are sent.
+    # 2 at a time, 0.32 s each: 6 requests/s at the most, and 12 are sent.
     running = start_null_server(
         tmp_path,
         0,
         {"max_num_sequences": "2", "max_queue_delay_ms": "60000", "max_chunk_delay_ms": "0"},
-        first_token_ms=200.0,
-        token_ms=50.0,
+        first_token_ms=100.0,
+        token_ms=20.0,
     )
     try:
-        done = load(*of(running, "grpc", tmp_path / "out", "--arrival=constant", "--rate=8", "--processes=1"))
+        done = load(*of(running, "grpc", tmp_path / "out", "--arrival=constant", "--rate=12", "--processes=1"))
     finally:
         stop_server(running)
     assert done.returncode in (0, 1), done.stderr
     records = sorted(records_of(tmp_path / "out"), key=lambda record: record.intended_s)
     answered = [record for record in records if record.code == OK and record.ttft_s is not None]
-    assert len(records) == 40 and len(answered) > 20
+    assert len(records) == 60 and len(answered) > 30
     first, last = answered[0].ttft_s, answered[-1].ttft_s
-    assert first is not None and last is not None and last > first + 2, "the queue grows, and so must TTFT"
+    assert first is not None and last is not None and last > first + 1.5, "the queue grows, and so must TTFT"
 
 
 def test_a_trace_is_replayed(server: Server, tmp_path: Path) -> None:
@@ -145,7 +155,7 @@ def test_a_trace_is_replayed(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     records = sorted(records_of(tmp_path), key=lambda record: record.intended_s)
     assert [(record.intended_s, record.output_tokens) for record in records] == [(at, o) for at, _, o in calls]
-    assert [record.input_tokens for record in records] == pytest.approx([i for _, i, _ in calls], abs=6)
+    assert [record.input_tokens for record in records] == pytest.approx([i for _, i, _ in calls], abs=5)
 
 
 def test_users_follow_a_shape(server: Server, tmp_path: Path) -> None:

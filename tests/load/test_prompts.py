@@ -69,15 +69,15 @@ def test_made_up_prompts_are_the_same_for_the_same_seed_and_have_the_length_that
     made = [first.next() for _ in range(50)]
     assert made == [again.next() for _ in range(50)]
     assert made != [other.next() for _ in range(50)]
-    lengths = [4 + 2 * len((prompt.text or "").split()) for prompt in made]
-    assert 62 <= min(lengths) < 100 and 220 < max(lengths) <= 258
+    lengths = [4 + 2 * (len((prompt.text or "").split()) - 1) for prompt in made]
+    assert 63 <= min(lengths) < 100 and 220 < max(lengths) <= 257
     assert {prompt.max_tokens for prompt in made} == {16}
     assert len({prompt.text for prompt in made}) == 50
 
 
 def test_the_cost_of_a_word_is_what_the_server_counts() -> None:
     cost = WordCost.measured(lambda text: 7 + 3 * len(text.split()))
-    assert (cost.fixed, cost.per_word) == (7, 3)
+    assert (cost.fixed, cost.per_word) == (10, 3)
     assert cost.words_for(307) == 100
 
 

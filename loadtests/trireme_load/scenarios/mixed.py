@@ -1,22 +1,27 @@
 """Mixed traffic: mostly chat, some long prompts, some shared prefixes, some that do not stream."""
 
-from trireme_load.scenarios.long_prompt import LongPrompt as _LongPrompt
-from trireme_load.scenarios.shared_prefix import SharedPrefix as _SharedPrefix
-from trireme_load.scenarios.streaming_chat import StreamingChat as _StreamingChat
-from trireme_load.scenarios.unary import Unary as _Unary
+from trireme_load.scenarios import long_prompt, shared_prefix, streaming_chat, unary
 
 
-class StreamingChat(_StreamingChat):
+class StreamingChat(streaming_chat.StreamingChat):
+    """Six of ten."""
+
     weight = 6
 
 
-class LongPrompt(_LongPrompt):
+class LongPrompt(long_prompt.LongPrompt):
+    """One of ten."""
+
     weight = 1
 
 
-class SharedPrefix(_SharedPrefix):
+class SharedPrefix(shared_prefix.SharedPrefix):
+    """Two of ten."""
+
     weight = 2
 
 
-class Unary(_Unary):
+class Unary(unary.Unary):
+    """One of ten."""
+
     weight = 1
