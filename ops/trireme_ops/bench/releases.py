@@ -43,6 +43,9 @@ _REST_S = 3.0
 CLIENTS = 16
 _SATURATING_S = 8.0
 
+#: What a process holds, by the lines of /proc/PID/smaps_rollup.
+_HELD = ("Pss_Anon:", "Pss_Shmem:")
+
 #: The first ids of the reference tokenizer are its special tokens.
 _SPECIAL_IDS = 6
 _CONTEXT = 2048
@@ -223,12 +226,15 @@ def _rest(seconds: float) -> tuple[float, float]:
 
 
 def _resident(session: int) -> int:
-    """What all processes of the server hold, what they share counted once, in bytes."""
+    """What all processes of the server hold, what they share counted once, in bytes.
+
+    Pages of files are left out: they are a cache, and are divided among all servers that run on the machine.
+    """
     total = 0
     for pid in session_members(session):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith(_HELD))
     return total
