@@ -22,7 +22,7 @@ ALLOWED = {
     "trireme_runtime": set[str](),
     "trireme_client": {"trireme_runtime.contract"},
     "trireme_build": {"trireme_runtime"},
-    "trireme_load": {"trireme_runtime", "trireme_client"},
+    "trireme_load": {"trireme_runtime.contract", "trireme_client"},
     "trireme_ops": {"trireme_runtime", "trireme_client", "trireme_build", "trireme_load"},
 }
 
