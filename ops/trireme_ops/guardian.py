@@ -2,29 +2,25 @@
 
     python -m trireme_ops.guardian SESSION SHM_PREFIX
 
-Its standard input is a pipe from `serve`; the end of it, however it came, is the signal. The server's session gets
-SIGTERM, some seconds, and SIGKILL; then its shared memory is removed. After an orderly end there is nothing left to do.
+Its standard input is a pipe from `serve`; the end of it, however it came, is the signal. The server is killed, its stubs
+get a moment to end by themselves, and its shared memory is removed. After an orderly end there is nothing left to do.
 """
 
 import os
 import signal
 import sys
-import time
 
 from . import processes
 
-GRACE_S = 8.0
+#: How long stubs may take to see that their server is gone.
+GRACE_S = 2.0
 
 
 def end(session: int, prefix: str, grace_s: float) -> None:
     """End the session and remove its shared memory."""
     if session in processes.session_members(session):
-        os.kill(session, signal.SIGTERM)
-    deadline = time.monotonic() + grace_s
-    while session in processes.session_members(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    # Stubs end soon after their server, if they can.
-    processes.clear_session(session, prefix, grace_s=min(2, max(0, deadline - time.monotonic())))
+        os.kill(session, signal.SIGKILL)
+    processes.clear_session(session, prefix, grace_s)
 
 
 def main() -> None:

@@ -82,7 +82,9 @@ SESSION_NICE = 5
 
 
 def _end_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Not SIGTERM: a tritonserver that ends in order refuses calls for some seconds, which a balancer passes on to clients
+    # as answers. What a closed socket interrupts it asks of another server.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _yield_to_clients() -> None:
@@ -104,7 +106,7 @@ def _begin_session() -> None:
 def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> "subprocess.Popen[bytes]":
     """Start a process as the leader of a session of its own.
 
-    Ctrl-C in the terminal does not reach it, and it gets SIGTERM if this process dies.
+    Ctrl-C in the terminal does not reach it, and it is killed if this process dies.
     """
     return subprocess.Popen(
         command,
