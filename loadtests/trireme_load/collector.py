@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from .record import CANCELLED, COLUMNS, OK, Record, from_row, written_row
+from .record import COLUMNS, Record, from_row, written_row
 from .run import Generator
 
 
@@ -27,7 +27,7 @@ class Collector:
         for row in rows:
             record = from_row(list(row))
             self.records.append(record)
-            self.errors += record.code not in (OK, CANCELLED)
+            self.errors += record.is_failed
         if self._file is not None and rows:
             csv.writer(self._file).writerows(written_row(list(row)) for row in rows)
             self._file.flush()

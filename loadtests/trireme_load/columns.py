@@ -6,14 +6,9 @@ from itertools import chain
 
 import numpy as np
 
-from .record import CANCELLED, Record
+from .record import Record
 from .slo import Slo
 from .statistics import Floats
-
-
-def is_failed(record: Record) -> bool:
-    """Whether it neither was answered to its end nor left on purpose."""
-    return not record.is_ok and record.code != CANCELLED
 
 
 def latencies_s(records: Iterable[Record]) -> dict[str, Floats]:
@@ -72,7 +67,7 @@ class Flow:
 
     @cached_property
     def _ends_failed(self) -> Floats:
-        return np.asarray([record.end_s for record in self._records if is_failed(record)], dtype=np.float64)
+        return np.asarray([record.end_s for record in self._records if record.is_failed], dtype=np.float64)
 
     @cached_property
     def _spans(self) -> tuple[Floats, Floats]:
@@ -88,7 +83,7 @@ class Flow:
             if record.first_token_s is None
             else (record.first_token_s, max(record.first_token_s, record.last_token_s or 0.0), record.output_tokens)
             for record in self._records
-            if record.output_tokens and not is_failed(record)
+            if record.output_tokens and not record.is_failed
         ]
         first, last, count = np.asarray(rows, dtype=np.float64).reshape(-1, 3).T
         return first, last, count

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Flow, is_failed, latencies_s
+from .columns import Flow, latencies_s
 from .compared import CELLS, Kind, Row, row_of
 from .record import CANCELLED, Record
 from .run import Run
@@ -118,7 +118,7 @@ class _Measured:
                 "tokens_per_s": flow.tokens(edges) / widths,
                 "goodput_per_s": flow.good(edges) / widths,
                 "goodput_share": np.asarray([run.slo.is_met(record) for record in finished], dtype=np.float64),
-                "errors_share": np.asarray([is_failed(record) for record in finished], dtype=np.float64),
+                "errors_share": np.asarray([record.is_failed for record in finished], dtype=np.float64),
             },
         )
 

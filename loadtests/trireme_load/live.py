@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .columns import latencies_s
 from .record import Record
 
 #: Over how long figures are taken, in s; a process reports every 3 s at the latest, so the last ones are not yet in.
@@ -39,23 +40,23 @@ def moment(at_s: float, level: float, in_flight: int, records: Sequence[Record],
     good = [record for record in last if record.is_ok]
     span_s = min(WINDOW_S + REPORTED_AFTER_S, max(0.5, at_s))
 
-    def ms(values: list[float], share: float) -> float | None:
-        return round(1000 * float(np.quantile(values, share)), 2) if values else None
+    samples = latencies_s(good)
 
-    ttft = [value for record in good if (value := record.ttft_s) is not None]
-    tpot = [value for record in good if (value := record.tpot_s) is not None]
-    itl = [gap for record in good for gap in record.gaps_s]
+    def ms(name: str, share: float) -> float | None:
+        values = samples[name]
+        return round(1000 * float(np.quantile(values, share)), 2) if values.size else None
+
     return Moment(
         at_s=round(at_s, 1),
         level=round(level, 2),
         in_flight=in_flight,
         requests_per_s=round(len(good) / span_s, 2),
         tokens_per_s=round(sum(record.output_tokens for record in good) / span_s, 1),
-        ttft_p50=ms(ttft, 0.5),
-        ttft_p95=ms(ttft, 0.95),
-        itl_p50=ms(itl, 0.5),
-        itl_p95=ms(itl, 0.95),
-        tpot_p50=ms(tpot, 0.5),
-        e2e_p50=ms([record.e2e_s for record in good], 0.5),
+        ttft_p50=ms("ttft", 0.5),
+        ttft_p95=ms("ttft", 0.95),
+        itl_p50=ms("itl", 0.5),
+        itl_p95=ms("itl", 0.95),
+        tpot_p50=ms("tpot", 0.5),
+        e2e_p50=ms("e2e", 0.5),
         errors=errors,
     )

@@ -50,6 +50,11 @@ class Record:
         return self.code == OK
 
     @property
+    def is_failed(self) -> bool:
+        """Whether it neither was answered to its end nor left on purpose."""
+        return self.code not in (OK, CANCELLED)
+
+    @property
     def ttft_s(self) -> float | None:
         """Time to first token: from the time at which it was to be sent."""
         return None if self.first_token_s is None else self.first_token_s - self.intended_s

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .columns import is_failed, latencies_s
+from .columns import latencies_s
 from .record import Record
 from .statistics import Distribution
 
@@ -77,7 +77,7 @@ def _phase(name: str, start_s: float, end_s: float, records: Sequence[Record]) -
         start_s,
         end_s,
         len(records),
-        sum(is_failed(record) for record in records),
+        sum(record.is_failed for record in records),
         tuple(releases_of(records)),
         Distribution.of(samples["ttft"]),
         Distribution.of(samples["e2e"]),

@@ -121,7 +121,7 @@ class Session:
             release=answer.release,
         )
         self._keep(record, answer.messages)
-        if code not in (OK, CANCELLED):
+        if record.is_failed:
             gevent.sleep(_PAUSE_AFTER_ERROR_S)
         return record
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Flow, is_failed, latencies_s
+from .columns import Flow, latencies_s
 from .record import CANCELLED, Record
 from .run import Run
 from .statistics import Distribution, rounded
@@ -113,7 +113,7 @@ def _counts(records: Sequence[Record]) -> dict[str, int]:
     return {
         "sent": len(records),
         "succeeded": sum(record.is_ok for record in records),
-        "failed": sum(is_failed(record) for record in records),
+        "failed": sum(record.is_failed for record in records),
         "cancelled": sum(record.code == CANCELLED for record in records),
     }
 
@@ -134,7 +134,7 @@ def _per_user(good: Sequence[Record]) -> dict[str, Any]:
 
 
 def _errors(records: Sequence[Record]) -> dict[str, Any]:
-    failed = [record for record in records if is_failed(record)]
+    failed = [record for record in records if record.is_failed]
     by_code: dict[str, list[Record]] = {}
     for record in failed:
         by_code.setdefault(record.code, []).append(record)

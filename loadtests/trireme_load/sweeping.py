@@ -41,7 +41,6 @@ class Sweep:
         self._levels = levels
         self.by_rate = by_rate
         self._steps: list[tuple[float, dict[str, Any]]] = []
-        self._invalid: list[float] = []
 
     @property
     def unit(self) -> str:
@@ -60,8 +59,6 @@ class Sweep:
             return False
         summary = json.loads(path.read_text(encoding="utf-8"))
         self._steps.append((level, summary))
-        if not summary["valid"]:
-            self._invalid.append(level)
         return not summary["partial"]
 
     def finish(self) -> int:
@@ -78,7 +75,8 @@ class Sweep:
         (self._out / "sweep.html").write_text(sweep_page(self._steps, found), encoding="utf-8")
         print(self._table(at))
         print(f"\nReport: {os.path.relpath(self._out / 'sweep.html')}")
-        return int(bool(self._invalid) or len(self._steps) < len(self._levels))
+        all_valid = all(one["valid"] for _, one in self._steps)
+        return int(not all_valid or len(self._steps) < len(self._levels))
 
     def _table(self, knee_at: float | None) -> str:
         """For a terminal."""

@@ -10,7 +10,7 @@ from trireme_client import Generation
 from . import plugin
 from .errors import LoadError
 from .prompts import Prompt
-from .record import CANCELLED, OK, Record
+from .record import Record
 from .session import Session
 from .targets import Target
 
@@ -97,13 +97,12 @@ class LlmUser(User):
         return record
 
     def _tell_locust(self, record: Record) -> None:
-        failed = record.code not in (OK, CANCELLED)
         self.environment.events.request.fire(
             request_type=record.target,
             name=record.scenario,
             response_time=1000 * record.e2e_s,
             response_length=record.output_tokens,
-            exception=RequestFailed(f"{record.code}: {record.error}") if failed else None,
+            exception=RequestFailed(f"{record.code}: {record.error}") if record.is_failed else None,
             context={},
         )
 

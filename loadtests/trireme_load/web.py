@@ -10,7 +10,8 @@ import numpy as np
 from flask import Response, request
 
 from . import plugin
-from .record import CANCELLED, OK, Record
+from .columns import latencies_s
+from .record import Record
 
 #: Which quantiles of which figures, in percent.
 SHARES = (*((figure, share) for figure in ("ttft", "tpot", "itl") for share in (50, 95, 99)), ("e2e", 95))
@@ -71,17 +72,12 @@ def rows(environment: Any) -> list[dict[str, Any]]:
 
 def _row(conductor: Any, name: str, records: list[Record]) -> dict[str, Any]:
     good = [record for record in records if record.is_ok]
-    figures: dict[str, list[float]] = {
-        "ttft": [value for record in good if (value := record.ttft_s) is not None],
-        "tpot": [value for record in good if (value := record.tpot_s) is not None],
-        "itl": [gap for record in good for gap in record.gaps_s],
-        "e2e": [record.e2e_s for record in good],
-    }
+    figures = latencies_s(good)
     row: dict[str, Any] = {"scenario": name, "requests": len(records)}
-    row["errors"] = sum(record.code not in (OK, CANCELLED) for record in records)
+    row["errors"] = sum(record.is_failed for record in records)
     for figure, share in SHARES:
         values = figures[figure]
-        row[f"{figure}P{share}"] = round(1000 * float(np.quantile(values, share / 100)), 1) if values else None
+        row[f"{figure}P{share}"] = round(1000 * float(np.quantile(values, share / 100)), 1) if values.size else None
     seconds = max(0.5, records[-1].end_s - records[0].sent_s)
     row["tokensPerS"] = round(sum(record.output_tokens for record in good) / seconds, 1)
     met = sum(conductor.settings.slo.is_met(record) for record in records)

@@ -2,8 +2,8 @@
 
     python -m trireme_ops.guardian SESSION SHM_PREFIX
 
-Its standard input is a pipe from `serve`; the end of it, however it came, is the signal. The server is killed, its stubs
-get a moment to end by themselves, and its shared memory is removed. After an orderly end there is nothing left to do.
+Its standard input is a pipe from `serve`; the end of it, however it came, is the signal. The server is killed, its
+stubs get a moment to end by themselves, and its shared memory is removed. After an orderly end nothing is left to do.
 """
 
 import os

@@ -82,8 +82,8 @@ SESSION_NICE = 5
 
 
 def _end_with_parent() -> None:
-    # Not SIGTERM: a tritonserver that ends in order refuses calls for some seconds, which a balancer passes on to clients
-    # as answers. What a closed socket interrupts it asks of another server.
+    # Not SIGTERM: a tritonserver that ends in order refuses calls for some seconds, and a balancer hands clients that
+    # answer. What a closed socket interrupts it asks of another server.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ..columns import is_failed
 from ..record import Record
 from ..timeline import edges_of, ttft_by_interval
 from .charts import is_wide, known, latency_unit, legend, logarithmic, name_of, panels, shade_warm_up, time_axis
@@ -26,7 +25,7 @@ _OTHERS = "others"
 
 def errors_over_time(summary: Mapping[str, Any], records: Sequence[Record]) -> Chart | None:
     """By code, where they ended; None if nothing failed."""
-    failed = [record for record in records if is_failed(record)]
+    failed = [record for record in records if record.is_failed]
     unit, end, warm_up = time_axis(summary)
     edges = edges_of(0.0, end / unit.factor)
     if not failed or not len(edges):
