@@ -102,7 +102,7 @@ def test_a_server_that_is_killed_serves_one_release_when_it_is_started_again(
         promotion.wait_for("baseline" if step == "preflight" else step, "begin")
         triton = server.triton_pid()
         server.process.kill()
-        assert promotion.wait() == 1
+        assert promotion.wait() == 1, promotion.events
         wait_for(lambda: not Path(f"/proc/{triton}").exists(), 30, "the end of tritonserver")
     with null_server(tmp_path / "again", layout, name) as (server, operator):
         assert "found r2 on its way" in operator.run("status").stderr or step == "preflight"

@@ -383,6 +383,8 @@ class _Rollout:
                     with self._step("drain", f"{left or UNRELEASED} has answered everything, and is freed", server):
                         self._free(server, left)
                 server.end("promoted", "")
+            except Unreachable as error:
+                self._lost(server, str(error))
             except (OperatorError, OSError) as error:
                 self._note("warning", "drain", str(error), server)
 
