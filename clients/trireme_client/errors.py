@@ -71,6 +71,9 @@ _BY_STATUS = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
 }
 
+#: Triton's words for a model that is known, but not loaded: the server starts, stops or swaps it.
+_NOT_LOADED = "no available versions"
+
 #: What Triton's own refusals say; they carry no code on a stream.
 _INVALID_WORDINGS = ("unexpected", "expects", "missing required", "batch-size", "batch size", "unable to parse")
 
@@ -85,8 +88,7 @@ def error_from_text(text: str) -> TriremeError:
     refusal = parse_refusal(text)
     if refusal is not None:
         return _BY_CODE[refusal.code](refusal.message, refusal.retry_after_ms)
-    if "no available versions" in text:
-        # Its model is known, but not loaded: the server starts, stops or swaps it.
+    if _NOT_LOADED in text:
         return Unavailable(f"the model is not loaded; the server is starting or stopping ({text})")
     if "unknown model" in text or "is not found" in text:
         return NotFound(text)
@@ -99,8 +101,11 @@ def error_from_text(text: str) -> TriremeError:
 
 def error_from_rpc(error: grpc.RpcError) -> TriremeError:
     """The error that a failed call stands for; the server's own code goes before the call's status."""
-    text = error.details() or ""
-    refusal = parse_refusal(text)
-    if refusal is not None:
+    return error_from_status(error.code(), error.details() or "")
+
+
+def error_from_status(status: grpc.StatusCode, text: str) -> TriremeError:
+    """The error that a call's status and its details stand for."""
+    if parse_refusal(text) is not None or _NOT_LOADED in text:
         return error_from_text(text)
-    return _BY_STATUS.get(error.code(), InternalError)(text or str(error.code()))
+    return _BY_STATUS.get(status, InternalError)(text or str(status))

@@ -22,7 +22,7 @@ class Collector:
             self._file = (folder / "requests.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow(COLUMNS)
 
-    def take(self, rows: Sequence[Sequence[Any]], generator: dict[str, Any] | None) -> None:
+    def take(self, rows: Sequence[Sequence[Any]], generator: dict[str, Any]) -> None:
         """Take what one process reports."""
         for row in rows:
             record = from_row(list(row))
@@ -31,9 +31,8 @@ class Collector:
         if self._file is not None and rows:
             csv.writer(self._file).writerows(written_row(list(row)) for row in rows)
             self._file.flush()
-        if generator is not None:
-            seen = Generator(**generator)
-            self.generators[seen.worker] = seen
+        seen = Generator(**generator)
+        self.generators[seen.worker] = seen
 
     def close(self) -> None:
         """Close the file."""

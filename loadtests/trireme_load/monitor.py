@@ -1,36 +1,29 @@
 """Watches the load generator itself: what it cannot keep up with, it must not blame on the server."""
 
-import resource
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import gevent
 import numpy as np
 
+from .busyness import TICK_S, Busyness
 from .run import Generator
 
-_TICK_S = 0.01
 
-#: Over how long processor time is averaged.
-_WINDOW_S = 5.0
-
-
-def cpu_s() -> float:
-    """Processor time of this process, in s."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-@dataclass
 class Monitor:
-    """A greenlet that sleeps and looks how late it wakes up: so late, messages are read, too."""
+    """A greenlet that sleeps and looks how late it wakes up: so late, messages are read, too.
 
-    worker: int
-    messages: int = 0
-    lags_s: list[float] = field(default_factory=list)
-    late_s: list[float] = field(default_factory=list)
-    _busiest: float = 0.0
-    _greenlet: gevent.Greenlet | None = None
+    worker: which process it is. messages: that were read. late_s: by how much requests went out after their time.
+    """
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
+        self.messages = 0
+        self.late_s: list[float] = []
+        self._own = Busyness()
+        self._other_lags_s: list[float] = []
+        self._other_busiest = 0.0
+        self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
         """Begin to watch."""
@@ -44,34 +37,38 @@ class Monitor:
 
     def forget(self) -> None:
         """What was seen so far belongs to the warm-up."""
-        self.lags_s.clear()
+        self._own.forget()
+        self._other_lags_s.clear()
+        self._other_busiest = 0.0
         self.late_s.clear()
-        self._busiest = 0.0
         self.messages = 0
 
+    def take(self, busiest: float, lags_s: Sequence[float]) -> None:
+        """What a process that reads for this one saw of itself."""
+        self._other_busiest = max(self._other_busiest, busiest)
+        self._other_lags_s.extend(lags_s)
+
     def _watch(self) -> None:
-        window, used = time.monotonic(), cpu_s()
         while True:
             before = time.monotonic()
-            gevent.sleep(_TICK_S)
-            now = time.monotonic()
-            self.lags_s.append(now - before - _TICK_S)
-            if now - window >= _WINDOW_S:
-                self._busiest = max(self._busiest, (cpu_s() - used) / (now - window))
-                window, used = now, cpu_s()
+            gevent.sleep(TICK_S)
+            self._own.woke(before)
 
     @property
     def seen(self) -> Generator:
-        """What was seen since the begin, or since `forget`."""
+        """What was seen since the begin, or since `forget`: of the two processes, the worse."""
 
-        def quantile(values: list[float], share: float) -> float:
-            return float(np.quantile(values, share)) if values else 0.0
+        def quantile(values: Sequence[float], share: float) -> float:
+            return max(0.0, float(np.quantile(values, share))) if values else 0.0
+
+        def worse(share: float) -> float:
+            return max(quantile(self._own.lags_s, share), quantile(self._other_lags_s, share))
 
         return Generator(
             worker=self.worker,
-            cpu_share=self._busiest,
-            lag_p99_s=max(0.0, quantile(self.lags_s, 0.99)),
-            lag_max_s=max(0.0, quantile(self.lags_s, 1.0)),
-            sent_late_p99_s=max(0.0, quantile(self.late_s, 0.99)),
+            cpu_share=max(self._own.busiest, self._other_busiest),
+            lag_p99_s=worse(0.99),
+            lag_max_s=worse(1.0),
+            sent_late_p99_s=quantile(self.late_s, 0.99),
             messages=self.messages,
         )

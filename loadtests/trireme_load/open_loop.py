@@ -20,19 +20,21 @@ class Crowd:
 
     def connect(self, count: int) -> None:
         """Have so many users ready: the first arrivals need not wait for their connections. Raises LoadError."""
-        made = [weighted(self._classes, self._chance)(self._environment) for _ in range(count)]
+        made = [self._make(weighted(self._classes, self._chance)) for _ in range(count)]
         for user in made:
-            user.prepare()
             self._idle[type(user)].append(user)
 
     def ask_one(self, intended_s: float, prompt: Prompt | None) -> None:
         """One turn of one user. Raises LoadError if it cannot connect."""
         kind = weighted(self._classes, self._chance)
-        user = self._idle[kind].pop() if self._idle[kind] else kind(self._environment)
-        if not hasattr(user, "number"):
-            user.prepare()
+        user = self._idle[kind].pop() if self._idle[kind] else self._make(kind)
         user.turn_for(intended_s, prompt)
         self._idle[kind].append(user)
+
+    def _make(self, kind: type[LlmUser]) -> LlmUser:
+        user = kind(self._environment)
+        user.prepare()
+        return user
 
     def close(self) -> None:
         """Close the connections of those that are idle."""

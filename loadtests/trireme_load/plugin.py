@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import grpc.experimental.gevent
@@ -21,12 +21,12 @@ from .errors import LoadError
 from .prompts import WordCost
 from .session import Session
 from .settings import Settings, add_options
+from .targets import grpc_link
+
+if TYPE_CHECKING:
+    from .open_loop import Crowd
 
 grpc.experimental.gevent.init_gevent()
-
-# Each channel, and so each user, has a thread of gevent's pool wait for it; where the pool is full (10 by default), the
-# messages of the others wait until one of these has come.
-gevent.get_hub().threadpool.maxsize = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class _Plugin:
     def __init__(self) -> None:
         self.session: Session | None = None
         self.conductor: Conductor | None = None
+        self.crowd: Crowd | None = None
         self.tasks: list[gevent.Greenlet] = []
         self.finals: set[str] = set()
 
@@ -97,6 +98,9 @@ def _add_options(parser: Any) -> None:
 
 @events.init.add_listener
 def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
+    if environment.parsed_options.target == "grpc":
+        # It takes half a second until it is there.
+        grpc_link.link()
     if isinstance(runner, WorkerRunner):
         _report_of_worker(environment)
         return
@@ -158,12 +162,14 @@ def _begin_session(environment: Any) -> None:
     settings = Settings.of(options)
     session = plugin.session = Session(settings, options.run_began, worker, workers, WordCost(*options.word_cost))
     session.monitor.start()
+    if settings.target == "grpc":
+        grpc_link.link().on_busy = session.monitor.take
     # A user who is stopped in the middle of a turn comes to its end.
     environment.stop_timeout = settings.timeout_s
     if settings.arrivals.is_open:
         from .open_loop import Crowd
 
-        crowd = Crowd(environment, session)
+        crowd = plugin.crowd = Crowd(environment, session)
 
         def ask_one(intended_s: float, prompt: Any) -> None:
             try:
@@ -268,6 +274,9 @@ def _stopped(environment: Any, **_: Any) -> None:
     gevent.killall(plugin.tasks)
     plugin.tasks.clear()
     report = _report(environment)
+    if plugin.crowd is not None:
+        plugin.crowd.close()
+        plugin.crowd = None
     if plugin.session is not None:
         plugin.session.monitor.stop()
         plugin.session = None
@@ -298,6 +307,7 @@ def _end_process(environment: Any, code: int) -> None:
     """End at once: gRPC's threads would keep a process with greenlets from ever ending."""
     if environment is not None and isinstance(environment.runner, MasterRunner):
         environment.runner.quit()
+    grpc_link.close()
     deadline = time.monotonic() + _REAP_S
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:

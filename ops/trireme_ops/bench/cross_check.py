@@ -10,11 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from trireme_load.launch import locust_command, run_locust
-from trireme_load.scenarios import file_of
-
-from ..errors import OperatorError
 from ..layout import Layout
+from .load_runs import streaming_chat
 from .perf_analyzer import prepare
 from .root import NullModel, copy_repositories, use_null_engine
 from .runs import write_json
@@ -70,12 +67,8 @@ def _show(layout: Layout, found: list[dict[str, Any]]) -> int:
 
 
 def _ours(address: str, users: int, seconds: float, prompts: Path, out: Path) -> float:
-    options = {"host": address, "duration": f"{seconds}s", "warm-up": "2s", "prompts": str(prompts), "out": str(out)}
-    run_locust(locust_command(file_of("streaming-chat"), options, users, float(users), 1), quiet=True)
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    if summary["requests"]["failed"]:
-        raise OperatorError(f"requests failed: {summary['errors']}")
-    return float(summary["requests_per_s"])
+    options = {"duration": f"{seconds}s", "warm-up": "2s", "prompts": str(prompts)}
+    return float(streaming_chat(address, users, options, out)["requests_per_s"])
 
 
 def _prompt() -> dict[str, Any]:

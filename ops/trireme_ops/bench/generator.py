@@ -12,11 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trireme_load.launch import locust_command, run_locust
-from trireme_load.scenarios import file_of
-
-from ..errors import OperatorError
 from ..layout import Layout
+from .load_runs import streaming_chat
 from .runs import write_json
 
 #: Messages of a stream, and users.
@@ -42,23 +39,18 @@ def run(layout: Layout, seconds: float) -> int:
 def canned(messages: int) -> Iterator[str]:
     """A canned server; its address."""
     command = [sys.executable, "-m", "trireme_ops.bench.canned_server", str(messages)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def measure(address: str, users: int, seconds: float, out: Path) -> dict[str, Any]:
     """What one process read. Raises OperatorError if a request failed."""
-    options = {"host": address, "duration": f"{seconds}s", "warm-up": "1s", "timeout": "30s", "out": str(out)}
-    options["prompts"] = f"synthetic:8/{MESSAGES}"
-    run_locust(locust_command(file_of("streaming-chat"), options, users, float(users), 1), quiet=True)
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    if summary["requests"]["failed"] or not summary["requests"]["succeeded"]:
-        raise OperatorError(f"the canned server was not answered for: {summary['errors']}")
+    options = {"duration": f"{seconds}s", "warm-up": "1s", "timeout": "30s", "prompts": f"synthetic:8/{MESSAGES}"}
+    summary = streaming_chat(address, users, options, out)
     (generator,) = summary["generators"]
     return {
         "users": users,
