@@ -20,7 +20,7 @@ from trireme_load.record import CANCELLED, OK, Record, read_csv
 from trireme_ops.ports import free_ports
 from trireme_runtime.tokenizing import load_tokenizer
 
-TTFT_MS, ITL_MS = 200.0, 50.0
+TTFT_MS, ITL_MS = 300.0, 100.0
 
 #: What a figure may be off by: 5 %, or 2 ms if that is more.
 SHARE, LEAST_MS = 0.05, 2.0
@@ -68,18 +68,8 @@ def off_by(seen_ms: float, set_ms: float) -> bool:
     return abs(seen_ms - set_ms) > max(LEAST_MS, SHARE * set_ms)
 
 
-@pytest.mark.parametrize(
-    ("users", "target"),
-    [
-        (1, "grpc"),
-        (1, "http"),
-        (16, "grpc"),
-        (16, "http"),
-        # Two cores that do anything else meanwhile are not enough for it.
-        pytest.param(64, "grpc", marks=long_form),
-        (64, "http"),
-    ],
-)
+@pytest.mark.parametrize("target", ["grpc", "http"])
+@pytest.mark.parametrize("users", [1, 16, 64])
 def test_the_figures_are_those_that_were_set(server: Server, tmp_path: Path, users: int, target: str) -> None:
     wrong: dict[str, float] = {}
     # Another process may have had the processors for a moment: that is not what is measured here.
