@@ -21,6 +21,7 @@ class Collector:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / "requests.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow(COLUMNS)
+            self._file.flush()
 
     def take(self, rows: Sequence[Sequence[Any]], generator: dict[str, Any]) -> None:
         """Take what one process reports."""

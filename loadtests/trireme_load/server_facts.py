@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from trireme_client import TriremeError
 
 from .errors import UnreachableError
 from .settings import Settings
@@ -20,8 +22,6 @@ _TIMEOUT_S = 5.0
 
 def server_facts(settings: Settings) -> dict[str, Any]:
     """Name, version and models of a server. Raises UnreachableError naming the address and what it said."""
-    from trireme_client import TriremeError
-
     try:
         return _FACTS[settings.target](settings)
     except (TriremeError, KeyError, TypeError, ValueError) as error:
@@ -97,26 +97,63 @@ def _version(name: str) -> str:
         return ""
 
 
+class _Steps(Protocol):
+    """Reads the graph behind an LLM's public name."""
+
+    def models(self) -> list[str]:
+        """The names of its steps' models."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class _GrpcSteps:
+    def __init__(self, settings: Settings) -> None:
+        self._model = settings.model
+        self._channel = grpc.insecure_channel(settings.address)
+
+    def models(self) -> list[str]:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=self._model), timeout=_TIMEOUT_S).config
+        return [step.model_name for step in config.ensemble_scheduling.step]
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class _HttpSteps:
+    def __init__(self, settings: Settings) -> None:
+        self._path = f"/v2/models/{settings.model}/config"
+        self._connection = HttpConnection(settings.address, _TIMEOUT_S)
+
+    def models(self) -> list[str]:
+        config = decoded(self._connection.read(self._connection.send("GET", self._path)))
+        return [step["model_name"] for step in config["ensemble_scheduling"]["step"]]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+_STEPS: dict[str, Callable[[Settings], _Steps]] = {"grpc": _GrpcSteps, "http": _HttpSteps}
+
+
 class ReleaseWatch:
     """Which release is behind an LLM's public name, over time: its graph says so, whose steps are named after it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._channel = grpc.insecure_channel(settings.address) if settings.target == "grpc" else None
+        self._steps: _Steps | None = _STEPS[settings.target](settings) if settings.target in _STEPS else None
         #: (s since the epoch, release), each when it was first seen.
         self.seen: list[tuple[float, str]] = []
 
     def look(self) -> None:
         """Look once; what cannot be seen is not recorded."""
-        if self._channel is None:
+        if self._steps is None:
             return
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        request = service_pb2.ModelConfigRequest(name=self._settings.model)
         try:
-            config = stub.ModelConfig(request, timeout=_TIMEOUT_S).config
-        except grpc.RpcError:
+            models = self._steps.models()
+        except (TriremeError, grpc.RpcError, KeyError, TypeError):
             return
-        steps = {step.model_name.partition("@")[2] for step in config.ensemble_scheduling.step}
+        steps = {model.partition("@")[2] for model in models}
         release = steps.pop() if len(steps) == 1 else ""
         if release and (not self.seen or self.seen[-1][1] != release):
             self.seen.append((time.time(), release))
@@ -131,5 +168,5 @@ class ReleaseWatch:
 
     def close(self) -> None:
         """Look no more."""
-        if self._channel is not None:
-            self._channel.close()
+        if self._steps is not None:
+            self._steps.close()

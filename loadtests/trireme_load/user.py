@@ -113,6 +113,8 @@ class LlmUser(User):
             self.prepare()
         except LoadError as error:
             plugin.fail(self.environment, str(error))
+        # All processes of a run begin at one time.
+        gevent.sleep(max(0.0, -self.session.now_s()))
 
     def on_stop(self) -> None:
         self.close()

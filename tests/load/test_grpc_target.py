@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import gevent
 import psutil
 import pytest
-from support import wait_for
 
+from support import wait_for
 from trireme_client import Generation, InternalError, Unavailable
 from trireme_load.errors import UnreachableError
 from trireme_load.targets import Answer, connect, grpc_link
@@ -75,7 +75,7 @@ def test_a_user_who_is_stopped_cancels_the_call(target: GrpcTarget) -> None:
 
 
 def test_what_a_server_refuses_is_an_error(target: GrpcTarget) -> None:
-    with pytest.raises(InternalError, match="(?i)method not found"):
+    with pytest.raises(InternalError, match=r"(?i)method not found"):
         ask(target, stream=False)
 
 
