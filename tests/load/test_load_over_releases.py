@@ -18,7 +18,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield started
 
 
-@pytest.mark.parametrize(("target", "before", "after"), [("grpc", "r1", "r2"), pytest.param("http", "r2", "r1", marks=long_form)])
+@pytest.mark.parametrize(
+    ("target", "before", "after"), [("grpc", "r1", "r2"), pytest.param("http", "r2", "r1", marks=long_form)]
+)
 def test_a_report_tells_the_releases_apart(
     running: tuple[Server, Operator], tmp_path: Path, target: str, before: str, after: str
 ) -> None:

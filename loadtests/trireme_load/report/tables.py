@@ -113,8 +113,9 @@ def generators(summary: Mapping[str, Any]) -> Table:
 
 
 def facts(name: str, values: Mapping[str, Any]) -> Table:
-    """Anything that has a name and a value."""
-    return Table(name, [name, "Value"], [[str(key), said(value)] for key, value in values.items()], left=(1,))
+    """Anything that has a name and a value; what was not set is left out."""
+    rows = [[str(key), said(value)] for key, value in values.items() if value != ""]
+    return Table(name, [name, "Value"], rows, left=(1,))
 
 
 def said(value: Any) -> str:
