@@ -61,7 +61,7 @@ test: setup-dev ## The whole suite against a real server; ARGS="-k streaming" fo
 test-long: setup-dev ## The suite with many more examples and rounds
 	@TRIREME_LONG=1 $(VENV)/bin/python -m pytest -m "not torch" -o timeout=1800 $(ARGS)
 
-test-build: setup-build ## The tests that need torch, in an environment of their own
+test-build: setup-build ## The tests that need torch, in an environment of their own; TRIREME_LONG=1 for all prompts
 	@$(VENV_BUILD)/bin/python -m pytest -m torch $(ARGS)
 
 check: setup-dev ## Formatting, lint and types

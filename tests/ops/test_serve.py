@@ -142,6 +142,7 @@ def test_a_server_s_session_comes_after_the_clients_of_its_machine(tmp_path: Pat
     assert processes.SESSION_NICE > 0
 
 
+@long_form
 def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -175,7 +175,9 @@ def test_a_dead_stub_restarts_the_server(server: Server, model: str) -> None:
         assert sum(restarts_of(server).values()) == sum(before.values()) + 1
 
 
-@pytest.mark.parametrize("process", [pytest.param("preprocessing", marks=long_form), "tensorrt_llm", "tritonserver"])
+@pytest.mark.parametrize(
+    "process", [*(pytest.param(p, marks=long_form) for p in ("preprocessing", "tensorrt_llm")), "tritonserver"]
+)
 def test_what_is_halted_counts_as_hung(server: Server, process: str) -> None:
     before = restarts_of(server)
     pid = server.triton_pid() if process == "tritonserver" else stub_of(server, process)

@@ -90,6 +90,7 @@ def test_a_tritonserver_that_is_killed_comes_back_with_one_release(running: tupl
     check_one_release(server, operator)
 
 
+@long_form
 @pytest.mark.parametrize("step", steps("watch"))
 def test_a_server_that_is_killed_serves_one_release_when_it_is_started_again(
     layout: Layout, tmp_path: Path, step: str

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import releases_built
-from support import Server, start_server, stop_server
+from support import Server, long_form, start_server, stop_server
 from trireme_client import Client
 from trireme_client.errors import TriremeError
 from trireme_ops.embedded import CONTROL_HEADER
@@ -84,6 +84,7 @@ def test_engines_that_are_wrong_slow_crash_or_do_not_load(layout: Layout, runnin
     assert b"RuntimeError: Exception" in refused.value.read()
 
 
+@long_form
 def test_a_slow_engine_is_slower_by_about_its_factor(layout: Layout, running: Server) -> None:
     def seconds() -> float:
         began = time.monotonic()
