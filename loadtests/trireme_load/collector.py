@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .record import COLUMNS, Record, from_row, written_row
+from .results import make_folder
 from .run import Generator
 
 
@@ -18,7 +19,7 @@ class Collector:
         self.generators: dict[int, Generator] = {}
         self._file: IO[str] | None = None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._file = (folder / "requests.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow(COLUMNS)
             self._file.flush()

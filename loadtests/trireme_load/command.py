@@ -5,11 +5,11 @@ import importlib.util
 import os
 import sys
 from contextlib import nullcontext
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .errors import LoadError, SettingError
+from .results import check_folder, default_folder
 
 _NEEDED = ("locust", "matplotlib")
 
@@ -83,6 +83,7 @@ def _checked(arguments: argparse.Namespace, host: str | None, out: Path) -> dict
 
     if arguments.runs:
         raise SettingError(f"{arguments.runs[0]} is a folder; only compare takes folders")
+    check_folder(out)
     options = _options(arguments, host, out)
     namespace = argparse.Namespace(**{name.replace("-", "_"): value for name, value in options.items()})
     namespace.num_users, namespace.spawn_rate, namespace.run_time = arguments.users, 1.0, None
@@ -93,8 +94,7 @@ def _checked(arguments: argparse.Namespace, host: str | None, out: Path) -> dict
 
 
 def _out(arguments: argparse.Namespace) -> Path:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    return Path(arguments.out) if arguments.out else Path("load-results") / stamp
+    return Path(arguments.out) if arguments.out else default_folder()
 
 
 def _measure(arguments: argparse.Namespace, options: dict[str, str | None], users: int) -> int:
@@ -106,7 +106,10 @@ def _measure(arguments: argparse.Namespace, options: dict[str, str | None], user
     users = arguments.processes if is_open else users
     processes = min(arguments.processes, users)
     spawn_rate = arguments.spawn_rate or float(users)
-    return run_locust(locust_command(file_of(arguments.scenario), options, users, spawn_rate, processes))
+    try:
+        return run_locust(locust_command(file_of(arguments.scenario), options, users, spawn_rate, processes))
+    except LoadError as error:
+        raise LoadError(f"{error}; {options['out']}/requests.csv holds what came until then") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -135,6 +138,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     file_of(arguments.scenario)
     first = _checked(arguments, arguments.host, out)
     sweep = Sweep(out, levels, by_rate=bool(arguments.rates))
+    print(f"{len(levels)} loads: {', '.join(f'{level:g}' for level in levels)} {sweep.unit}", file=sys.stderr)
     with served(arguments.target) if arguments.serve else nullcontext(arguments.host) as host:
         for level in levels:
             folder = sweep.folder(level)

@@ -16,6 +16,7 @@ from .live import Moment, moment
 from .progress import Progress
 from .prompts import WordCost
 from .record import Record, write_csv
+from .results import check_folder, default_folder, free_folder
 from .run import Run
 from .server_facts import ReleaseWatch, machine_facts, server_facts
 from .session import measure_word_cost
@@ -28,13 +29,20 @@ _TICK_S = 0.5
 #: For how long every request has to fail, and how many, until a look is taken whether the server is still there.
 _DEAD_S, _DEAD_REQUESTS = 5.0, 3
 
+#: At the end of a run that is long enough.
+_LAST_S = 0.5
+
 
 class Conductor:
     """One run, in the process that leads it."""
 
     def __init__(self, environment: Any, settings: Settings) -> None:
+        if environment.web_ui is not None:
+            settings = settings.written_to(free_folder(settings.out or default_folder()))
+        elif settings.out is not None:
+            check_folder(settings.out)
         self.settings = settings
-        self.collector = Collector(settings.out)
+        self.collector = Collector(None)
         self._environment = environment
         self._thresholds = (
             read_thresholds(Path(settings.values["thresholds"])) if settings.values["thresholds"] else None
@@ -54,6 +62,7 @@ class Conductor:
         """Look at the server before the begin. Raises LoadError if it cannot be measured."""
         self._server = server_facts(self.settings)
         self._releases.look()
+        self.collector = Collector(self.settings.out)
         made_up = self.settings.source.lengths is not None or self.settings.trace
         return measure_word_cost(self.settings) if made_up else WordCost()
 
@@ -61,6 +70,11 @@ class Conductor:
         """Set the load from now on. began: in s since the epoch."""
         self._began = began
         self._tasks = [gevent.spawn(self._lead), gevent.spawn(self._watch_releases)]
+
+    @property
+    def processes(self) -> int:
+        """How many send requests."""
+        return max(1, getattr(self._environment.runner, "worker_count", 1))
 
     def now_s(self) -> float:
         """Since the begin."""
@@ -106,7 +120,7 @@ class Conductor:
             if follows and wanted != users:
                 users = wanted
                 gevent.spawn(self._environment.runner.start, users, 1000.0)
-            if self._server_is_gone():
+            if self._last_all_failed(_DEAD_S) and self._server_is_gone():
                 self.give_up(f"the server at {self.settings.address} stopped answering")
                 return
             in_flight = sum(self._in_flight.values())
@@ -116,16 +130,18 @@ class Conductor:
             gevent.sleep(max(0.01, left_s))
         gevent.spawn(self._stop)
 
-    def _server_is_gone(self) -> bool:
+    def _last_all_failed(self, for_s: float) -> bool:
+        """Whether for so long nothing was answered, because nobody was there."""
         last: list[Record] = []
         for record in reversed(self.collector.records):
-            if record.end_s < self.now_s() - _DEAD_S - 5 * _TICK_S:
+            if record.end_s < self.now_s() - for_s - 5 * _TICK_S:
                 break
             last.append(record)
-        if len(last) < _DEAD_REQUESTS or last[0].end_s - last[-1].end_s < _DEAD_S:
+        if len(last) < _DEAD_REQUESTS or last[0].end_s - last[-1].end_s < for_s:
             return False
-        if any(record.code != "UNAVAILABLE" for record in last):
-            return False
+        return all(record.code == "UNAVAILABLE" for record in last)
+
+    def _server_is_gone(self) -> bool:
         try:
             server_facts(self.settings)
         except LoadError:
@@ -140,6 +156,8 @@ class Conductor:
     def finish(self) -> int:
         """Write and show what came of it; the exit status."""
         self.ends()
+        if not self._partial and self._last_all_failed(_LAST_S) and self._server_is_gone():
+            self._partial = f"the server at {self.settings.address} stopped answering"
         self._progress.end()
         self._releases.close()
         self.collector.close()
@@ -150,6 +168,8 @@ class Conductor:
         verdict = Verdict.of(run, records, self._thresholds)
         verdict.write(self.settings.out)
         print(f"\n{verdict.shown(sys.stdout.isatty())}", end="", flush=True)
+        if self.settings.out is not None and self._environment.web_ui is not None:
+            print(f"\nReport: {self.settings.out / 'report.html'}", flush=True)
         return verdict.exit_code
 
     @property
@@ -159,7 +179,7 @@ class Conductor:
         ended_s = self._ended_s if self._ended_s is not None else self.now_s()
         measured_s = min(ended_s, settings.whole_s or ended_s) - settings.warm_up_s
         return Run(
-            settings=settings.to_json(),
+            settings={**settings.to_json(), "scenario": self._scenarios, "processes": self.processes},
             started=datetime.fromtimestamp(self._began, timezone.utc).isoformat(timespec="milliseconds"),
             is_open=settings.arrivals.is_open,
             warm_up_s=settings.warm_up_s,
@@ -171,6 +191,10 @@ class Conductor:
             generators=[self.collector.generators[key] for key in sorted(self.collector.generators)],
             partial=self._partial,
         )
+
+    @property
+    def _scenarios(self) -> str:
+        return ", ".join(sorted(one.__name__ for one in self._environment.user_classes))
 
     def _wanted(self, end_s: float) -> list[tuple[float, float]]:
         """The corners of the shape until the end."""

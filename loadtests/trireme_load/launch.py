@@ -1,5 +1,6 @@
 """Starts Locust for a run, and a server where one is wanted."""
 
+import ctypes
 import json
 import os
 import signal
@@ -31,19 +32,39 @@ def locust_command(
     return command
 
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """SIGTERM, and so an end in good order, when the process that started this one is gone."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _alone() -> None:
+    # Ctrl-C in a terminal reaches whoever started it, and no one else: Locust would answer it with a traceback.
+    os.setpgrp()
+    _end_with_parent()
+
+
 def run_locust(command: Sequence[str], quiet: bool = False) -> int:
-    """Run it to its end; Ctrl-C and SIGTERM end it in good order, with what it has so far. Its exit status."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None)
-    before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    """Run it to its end; SIGINT and SIGTERM end it in good order, with what it has so far. Its exit status.
+
+    Raises LoadError if it was killed.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, preexec_fn=_alone)
+    before = {
+        number: signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                # Locust has got it from the terminal, too.
-                continue
+        status = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status < 0:
+        raise LoadError(f"the load generator was ended by {signal.Signals(-status).name}")
+    return status
 
 
 @contextmanager
@@ -57,7 +78,11 @@ def served(target: str) -> Iterator[str]:
         command += [f"--{port}-port=0" for port in ("http", "grpc", "metrics", "health")]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, "--ready-file", str(ready)], stdout=output, stderr=output, start_new_session=True
+                [*command, "--ready-file", str(ready)],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         try:
             deadline = time.monotonic() + _START_S

@@ -71,4 +71,5 @@ class Monitor:
             lag_max_s=worse(1.0),
             sent_late_p99_s=quantile(self.late_s, 0.99),
             messages=self.messages,
+            late_share=max(Busyness.late_share(self._own.lags_s), Busyness.late_share(self._other_lags_s)),
         )

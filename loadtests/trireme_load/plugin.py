@@ -30,6 +30,9 @@ grpc.experimental.gevent.init_gevent()
 
 logger = logging.getLogger(__name__)
 
+# The steps of a shape are to be steps.
+logging.getLogger("locust.runners").addFilter(lambda record: "spawn rate is very high" not in record.getMessage())
+
 #: Messages between Locust's processes: a worker's last report, and why it cannot go on.
 _FINAL, _FAILED = "trireme-final", "trireme-failed"
 
@@ -130,14 +133,14 @@ def _begin(environment: Any, **_: Any) -> None:
             plugin.finals.clear()
             plugin.conductor = Conductor(environment, settings)
             cost = plugin.conductor.prepare()
-        except LoadError as error:
+        except (LoadError, OSError) as error:
             _refuse(environment, str(error))
             return
         # Locust hands the options on to the workers.
         options.run_began = time.time() + _LEAD_S
         options.leader_run_time = options.run_time
         options.word_cost = [cost.fixed, cost.per_word]
-        options.worker_count = 1 if isinstance(runner, LocalRunner) else max(1, runner.worker_count)
+        options.worker_count = plugin.conductor.processes
         plugin.conductor.start(options.run_began)
     if not isinstance(runner, MasterRunner):
         _begin_session(environment)
@@ -163,7 +166,9 @@ def _begin_session(environment: Any) -> None:
     session = plugin.session = Session(settings, options.run_began, worker, workers, WordCost(*options.word_cost))
     session.monitor.start()
     if settings.target == "grpc":
-        grpc_link.link().on_busy = session.monitor.take
+        link = grpc_link.link()
+        link.on_busy = session.monitor.take
+        link.on_lost = lambda why: fail(environment, why)
     # A user who is stopped in the middle of a turn comes to its end.
     environment.stop_timeout = settings.timeout_s
     if settings.arrivals.is_open:
@@ -176,6 +181,9 @@ def _begin_session(environment: Any) -> None:
                 crowd.ask_one(intended_s, prompt)
             except LoadError as error:
                 fail(environment, str(error))
+            except Exception as error:
+                logger.exception("a turn raised an exception")
+                _fail_of(environment, "the scenario", error)
 
         def arrive() -> None:
             try:
@@ -234,6 +242,17 @@ def _on_final(environment: Any, msg: Any, **_: Any) -> None:
 
 def _on_failed(environment: Any, msg: Any, **_: Any) -> None:
     fail(environment, msg.data["message"])
+
+
+@events.user_error.add_listener
+def _raised(user_instance: Any, exception: Exception, **_: Any) -> None:
+    # Where the exception came out of a task, Locust names the set of tasks.
+    user = getattr(user_instance, "user", user_instance)
+    _fail_of(user.environment, type(user).__name__, exception)
+
+
+def _fail_of(environment: Any, scenario: str, exception: Exception) -> None:
+    fail(environment, f"{scenario} raised {type(exception).__name__}: {exception}")
 
 
 @events.test_stopping.add_listener

@@ -4,17 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .busyness import MOST_LAG_S
 from .slo import Slo
 
-#: From which share of its processor core a generating process may have delayed what it measures, and which delay of its
-#: own clock (the 99th percentile, in s) says that it did.
-MOST_CPU_SHARE, MOST_LAG_S = 0.9, 0.05
+#: From which share of its processor core a generating process may have delayed what it measures.
+MOST_CPU_SHARE = 0.9
+
+#: For which share of the time what came may have been read later than MOST_LAG_S.
+MOST_LATE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Generator:
     """One process that sent requests. cpu_share: of one core, in its busiest 5 s. lag_p99_s, lag_max_s: by how much
-    a timer in it came late. sent_late_p99_s: by how much requests went out after their time. messages: that it read."""
+    a timer in it came late. sent_late_p99_s: by how much requests went out after their time. messages: that it read.
+    late_share: of the time, in which what came was read later than MOST_LAG_S."""
 
     worker: int
     cpu_share: float
@@ -22,6 +26,7 @@ class Generator:
     lag_max_s: float
     sent_late_p99_s: float
     messages: int
+    late_share: float = 0.0
 
     @property
     def problem(self) -> str:
@@ -30,6 +35,12 @@ class Generator:
             return (
                 f"the load generator was the bottleneck: process {self.worker} used {100 * self.cpu_share:.0f} % of a "
                 f"core (limit {100 * MOST_CPU_SHARE:.0f} %); use more --processes"
+            )
+        if self.late_share > MOST_LATE_SHARE:
+            return (
+                f"the load generator was the bottleneck: process {self.worker} paused for up to "
+                f"{1000 * self.lag_max_s:.0f} ms, and read what came more than {1000 * MOST_LAG_S:.0f} ms late for "
+                f"{100 * self.late_share:.0f} % of the time (limit {100 * MOST_LATE_SHARE:.0f} %); use another machine"
             )
         late = max(self.lag_p99_s, self.sent_late_p99_s)
         if late > MOST_LAG_S:

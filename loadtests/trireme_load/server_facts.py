@@ -33,7 +33,7 @@ def _of_grpc(settings: Settings) -> dict[str, Any]:
     with grpc.insecure_channel(settings.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
-            server = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_TIMEOUT_S, wait_for_ready=True)
+            server = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_TIMEOUT_S)
             model = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=settings.model), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             raise UnreachableError(

@@ -3,7 +3,7 @@
 import argparse
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,20 @@ class Settings:
         settings.check()
         return settings
 
+    def _check_address(self) -> None:
+        host, colon, port = self.address.rpartition(":")
+        if self.target != "grpc":
+            return
+        if "/" in self.address:
+            raise SettingError(f"host is {self.address!r}; gRPC needs HOST:PORT, without a scheme or a path")
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise SettingError(f"host is {self.address!r}; HOST:PORT is needed, such as {TARGETS['grpc']}")
+
     def check(self) -> None:
         """Raise SettingError for what makes no sense."""
         _ = self.slo, self.source, self.warm_up_s, self.duration_s, self.timeout_s, self.temperature, self.trace
         _ = self.shape, self.seed
+        self._check_address()
         if self.arrivals.is_open and self.arrivals.name != "trace" and not self.values["rate"]:
             raise SettingError(f"arrival is {self.arrivals.name}; --rate says how many requests/s")
         if not self.arrivals.is_open and self.values["rate"]:
@@ -180,12 +190,18 @@ class Settings:
             raise SettingError(f"shape is {text!r}; it needs a --duration")
         if self.arrivals.is_open:
             return parse_shape(text, self.rate, whole_s or 0.0)
-        return parse_shape(text, self.users, whole_s or 0.0, self.users / self.spawn_rate)
+        # Up to a second's worth comes at once.
+        ramp_up_s = self.users / self.spawn_rate if self.users > self.spawn_rate else 0.0
+        return parse_shape(text, self.users, whole_s or 0.0, ramp_up_s)
 
     @property
     def out(self) -> Path | None:
         """Where the files go; None: nowhere."""
         return Path(self.values["out"]) if self.values["out"] else None
+
+    def written_to(self, folder: Path) -> "Settings":
+        """The same, with the files in another folder."""
+        return replace(self, values={**self.values, "out": str(folder)})
 
     def to_json(self) -> dict[str, Any]:
         """Every option with its value."""

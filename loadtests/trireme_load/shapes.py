@@ -70,7 +70,9 @@ def parse_shape(text: str, level: float, duration_s: float, ramp_up_s: float = 0
         corners = [(0.0, 0.0), (ramp_up_s, level)] if ramp_up_s else [(0.0, level)]
         return Shape(corners)
     if name == "ramp":
-        first, _, last = (detail or f"0-{level:g}").partition("-")
+        first, dash, last = (detail or f"0-{level:g}").partition("-")
+        if not dash:
+            raise SettingError(f"shape is {text!r}; ramp takes FROM-TO, such as ramp:1-64")
         return Shape([(0.0, _level(first, text)), (duration_s, _level(last, text))])
     if name == "step":
         steps = int(number(detail or "4", f"steps of shape {text!r}", 1, 100, whole=True))

@@ -56,15 +56,14 @@ def _latencies(summary: Mapping[str, Any], key: str, title: str) -> list[str]:
 def _others(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     requests, tokens, goodput, errors = (summary[key] for key in ("requests", "tokens_per_s", "goodput", "errors"))
     cancelled = f", {requests['cancelled']:,} cancelled" if requests["cancelled"] else ""
-    slo = ", ".join(f"{name} {limit:g} ms" for name, limit in goodput["slo"].items()) or "no objective"
+    slo = ", ".join(f"{name} {limit:g} ms" for name, limit in goodput["slo"].items())
+    good = f"{figure(goodput['requests_per_s'])}/s; {_percent(goodput['share'])} of requests ({slo})"
+    sent = f"{requests['sent']:,} sent in {summary['measured_s']:g} s"
+    ended = f"{requests['succeeded']:,} succeeded, {requests['failed']:,} failed{cancelled}"
     return [
-        (
-            "requests",
-            f"{figure(summary['requests_per_s'])}/s; {requests['sent']:,} in {summary['measured_s']:g} s, "
-            f"{requests['succeeded']:,} succeeded, {requests['failed']:,} failed{cancelled}",
-        ),
+        ("requests", f"{figure(summary['requests_per_s'])}/s answered; {sent}, {ended}"),
         ("tokens", f"{figure(tokens['total'])}/s; per user {figure(tokens['per_user']['p50'])}/s (p50)"),
-        ("goodput", f"{figure(goodput['requests_per_s'])}/s; {_percent(goodput['share'])} of requests ({slo})"),
+        ("goodput", good if slo else f"{NOTHING} (no --slo)"),
         ("errors", f"{errors['count']:,}; {_percent(errors['share'])} of requests"),
     ]
 

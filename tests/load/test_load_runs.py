@@ -1,17 +1,18 @@
 """`trireme load` against real servers."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fakes.openai_server import FIRST_S, KEY, TOKEN_S, openai_server
@@ -262,12 +263,15 @@ def test_a_generator_that_cannot_keep_up_is_not_believed(server: Server, tmp_pat
     ("arguments", "words"),
     [
         (["--scenario=poetry"], "scenario is 'poetry'; allowed are"),
-        (["--scenario=./none.py"], "./none.py: no such file"),
+        (["--scenario=./none.py"], "./none.py: no such file or directory"),
         (["--slo=ttft"], "slo has 'ttft'"),
         (["--target=smtp"], "target is 'smtp'"),
         (["--prompts=none.jsonl"], "none.jsonl cannot be read"),
         (["--thresholds=none.toml"], "none.toml"),
         (["--arrival=poisson"], "--rate says"),
+        (["--shape=ramp:9", "--duration=9s"], "ramp takes FROM-TO"),
+        (["--host=somewhere"], "host is 'somewhere'; HOST:PORT is needed"),
+        (["--host=http://127.0.0.1:8000/"], "gRPC needs HOST:PORT"),
         (["sweep", "--concurrency=4,2"], "the loads have to grow"),
         (["sweep", "--rates=4"], "--rates is for an open loop"),
         (["compare", "only-one"], "compare takes the folders of two runs"),
@@ -280,12 +284,38 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: Sequence[str], w
     assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class Poet(:", "poet.py, line 1: invalid syntax"),
+        ("x = 1", "there is no class in it"),
+        ("", "there is no class in it"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "poet.py").write_text(text, encoding="utf-8")
+    done = load(f"--scenario={tmp_path / 'poet.py'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_no_run_takes_the_folder_of_another(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "requests.csv").touch()
+    for out, words in (("file", "is a file"), ("file/below", "is a file"), ("run", "results of another run")):
+        done = load(f"--out={tmp_path / out}")
+        assert done.returncode == 1
+        assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize("target", ["grpc", "http", "openai"])
 def test_a_server_that_is_not_there_is_named(tmp_path: Path, target: str) -> None:
     (port,) = free_ports(1)
     done = load(f"--target={target}", f"--host=127.0.0.1:{port}", f"--out={tmp_path}")
     assert done.returncode == 1
-    assert f"127.0.0.1:{port}" in done.stderr and "Traceback" not in done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr and "refused" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "requests.csv").exists(), "the folder can be used again"
 
 
 def test_a_model_that_is_not_there_is_named(server: Server, tmp_path: Path) -> None:
@@ -315,23 +345,81 @@ def test_a_server_that_dies_in_the_middle_leaves_partial_results(tmp_path: Path)
     assert (tmp_path / "out" / "report.html").exists()
 
 
+@contextmanager
+def under_way(server: Server, out: Path, *more: str) -> "Iterator[subprocess.Popen[str]]":
+    """A long run that has some answers."""
+    command = [str(TRIREME), "load", *of(server, "grpc", out, "--duration=120s", *more)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        csv = out / "requests.csv"
+        wait_for(lambda: csv.exists() and len(csv.read_text().splitlines()) > 12, what="answers")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def below(process: "subprocess.Popen[str]", part: str) -> psutil.Process:
+    """The process that it started, or one of these did, with this in its command line."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return next(one for one in found if part in " ".join(one.cmdline()))
+
+
+def test_the_end_of_the_process_that_reads_ends_the_run(server: Server, tmp_path: Path) -> None:
+    with under_way(server, tmp_path) as process:
+        below(process, "grpc_reader").kill()
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "PARTIAL: the run ended early: the load generator's process for gRPC ended" in output
+    assert summary_of(tmp_path)["requests"]["failed"] < 30, "and asks no one any more"
+
+
+def test_a_load_generator_that_is_killed_says_so(server: Server, tmp_path: Path) -> None:
+    with under_way(server, tmp_path) as process:
+        locust = below(process, "locust")
+        reader = below(process, "grpc_reader")
+        locust.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"the load generator was ended by SIGKILL; {tmp_path}/requests.csv holds" in errors
+    wait_for(lambda: not reader.is_running(), what="the end of its process for gRPC")
+
+
+def test_what_nobody_waits_for_any_more_ends(server: Server, tmp_path: Path) -> None:
+    with under_way(server, tmp_path) as process:
+        locust = below(process, "locust")
+        process.kill()
+        wait_for(lambda: not locust.is_running() or locust.status() == psutil.STATUS_ZOMBIE, what="the end of Locust")
+    assert "it was stopped after" in summary_of(tmp_path)["partial"]
+
+
+RAISES = """
+from trireme_load.user import LlmUser
+
+class Raises(LlmUser):
+    def turn(self) -> None:
+        self.ask()
+        raise KeyError("no such verse")
+"""
+
+
+@pytest.mark.parametrize("arrival", [[], ["--arrival=constant", "--rate=4"]], ids=["closed", "open"])
+def test_a_scenario_that_raises_is_not_believed(server: Server, tmp_path: Path, arrival: list[str]) -> None:
+    (tmp_path / "raises.py").write_text(RAISES, encoding="utf-8")
+    done = load(*of(server, "grpc", tmp_path / "out", f"--scenario={tmp_path / 'raises.py'}", *arrival))
+    assert done.returncode == 1
+    assert re.search("PARTIAL: the run ended early: .* raised KeyError: 'no such verse'", done.stdout), done.stdout
+
+
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_one_that_is_interrupted_keeps_what_it_has(
     server: Server, tmp_path: Path, number: signal.Signals, processes: str
 ) -> None:
-    command = [str(TRIREME), "load", *of(server, "grpc", tmp_path, "--duration=120s", f"--processes={processes}")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    csv = tmp_path / "requests.csv"
-    wait_for(lambda: csv.exists() and len(csv.read_text().splitlines()) > 12, what="answers")
-    if number is signal.SIGINT:
-        # As a terminal does: everybody gets it.
-        os.killpg(process.pid, number)
-    else:
+    with under_way(server, tmp_path, f"--processes={processes}") as process:
         process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 1, errors
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors, errors
+    assert "KeyboardInterrupt" not in output
     assert "PARTIAL" in output and "it was stopped after" in output
     assert summary_of(tmp_path)["requests"]["succeeded"] > 0
 

@@ -20,9 +20,9 @@ def test_the_table_is_aligned_and_complete() -> None:
         "E2E     200   200   200   200   200   200\n"
         "queue  20.0  20.0  20.0  20.0  20.0  20.0\n"
         "\n"
-        "requests    0.100/s; 2 in 10 s, 1 succeeded, 1 failed\n"
+        "requests    0.100/s answered; 2 sent in 10 s, 1 succeeded, 1 failed\n"
         "tokens      0.300/s; per user 15.0/s (p50)\n"
-        "goodput     0.100/s; 50.0 % of requests (no objective)\n"
+        "goodput     - (no --slo)\n"
         "errors      1; 50.0 % of requests\n"
         "  UNAVAILABLE  1  UNAVAILABLE: no\n"
     )

@@ -9,6 +9,7 @@ import gevent
 import msgpack
 from gevent import socket, subprocess
 from gevent.event import AsyncResult
+from gevent.queue import SimpleQueue
 
 from trireme_client import Unavailable
 
@@ -37,7 +38,11 @@ class GrpcLink:
         self._lost = ""
         #: Told how busy the process is: the share of a core, and by how much its timers came late.
         self.on_busy: Callable[[float, Sequence[float]], None] = lambda _busiest, _lags_s: None
-        self._reading = gevent.spawn(self._read)
+        #: Told why, if the process ends before `close`.
+        self.on_lost: Callable[[str], None] = lambda _why: None
+        # One greenlet writes: what a user who is stopped was to send goes out whole.
+        self._outgoing: SimpleQueue[bytes] = SimpleQueue()
+        self._workers = [gevent.spawn(self._read), gevent.spawn(self._write)]
 
     def number(self) -> int:
         """One that was not given before."""
@@ -62,10 +67,17 @@ class GrpcLink:
         """Have something done. Raises Unavailable if the process is gone."""
         if self._lost:
             raise Unavailable(self._lost)
+        self._outgoing.put(msgpack.packb([kind, *values]))
+
+    def _write(self) -> None:
         try:
-            self._socket.sendall(msgpack.packb([kind, *values]))
+            while True:
+                parts = [self._outgoing.get()]
+                while not self._outgoing.empty():
+                    parts.append(self._outgoing.get())
+                self._socket.sendall(b"".join(parts))
         except OSError as error:
-            raise Unavailable(f"the load generator's process for gRPC is gone: {error}") from None
+            self._lose(str(error))
 
     def _read(self) -> None:
         unpacker = msgpack.Unpacker(max_buffer_size=0)
@@ -83,13 +95,17 @@ class GrpcLink:
             self._lose("it closed its socket")
 
     def _lose(self, why: str) -> None:
+        if self._lost:
+            return
         self._lost = f"the load generator's process for gRPC ended: {why}"
+        self.on_lost(self._lost)
         for waiting in self._waiting.values():
             waiting.set_exception(Unavailable(self._lost))
 
     def close(self) -> None:
         """End the process."""
-        self._reading.kill()
+        gevent.killall(self._workers)
+        self.on_lost = lambda _why: None
         self._lose("it was told to")
         self._socket.close()
         try:
