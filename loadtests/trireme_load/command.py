@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LoadError, SettingError
+from .quantities import number
 from .results import check_folder, default_folder
 
 _NEEDED = ("locust", "matplotlib")
+
+#: Users, processes, and users that come in a second.
+_MOST = 100_000
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -29,29 +33,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--host", help="address of the server (default: the one that `trireme serve` has)")
     parser.add_argument("--serve", action="store_true", help="start a server for the run, and stop it afterwards")
     parser.add_argument("--scenario", default="streaming-chat", help="name of a scenario, or a locustfile of your own")
-    parser.add_argument("--users", type=_whole, default=8, help="of a closed loop (default: 8)")
-    parser.add_argument("--spawn-rate", type=_rate, metavar="PER_S", help="users that come in a second (default: all)")
-    parser.add_argument("--processes", type=_whole, default=1, help="of the load generator (default: 1)")
+    parser.add_argument("--users", default="8", help="of a closed loop (default: 8)")
+    parser.add_argument("--spawn-rate", default="", metavar="PER_S", help="users that come in a second (default: all)")
+    parser.add_argument("--processes", default="1", help="of the load generator (default: 1)")
     parser.add_argument("--concurrency", metavar="LIST", help="for sweep: users, such as 1,2,4,8,16,32,64")
     parser.add_argument("--rates", metavar="LIST", help="for sweep: requests/s of an open loop, such as 1,2,4,8")
     add_options(parser)
     parser.set_defaults(run=run)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 100000 is needed")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0.01 to 100000 is needed")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"trireme load: {missing[0]} is not installed; type: make setup-load", file=sys.stderr)
         return 1
     try:
+        for name in ("users", "processes"):
+            setattr(arguments, name, int(number(getattr(arguments, name), name, 1, _MOST, whole=True)))
+        if arguments.spawn_rate:
+            arguments.spawn_rate = number(arguments.spawn_rate, "spawn-rate", 0.01, _MOST)
         return {"run": _run, "sweep": _sweep, "compare": _compare}[arguments.act](arguments)
     except LoadError as error:
         print(f"trireme load: {error}", file=sys.stderr)

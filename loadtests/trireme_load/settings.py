@@ -12,7 +12,7 @@ from .arrivals import Arrivals
 from .errors import SettingError
 from .prompts import Source
 from .quantities import duration_s, number, positive_s
-from .shapes import Shape, default_duration_s, parse_shape
+from .shapes import SOAK_S, Shape, parse_shape
 from .slo import Slo
 from .targets import NAMES as TARGETS
 from .trace import Call, read_trace
@@ -154,7 +154,7 @@ class Settings:
             return self.run_time_s - self.warm_up_s
         if self.values["trace"]:
             return self.trace[-1].at_s - self.warm_up_s if self.trace[-1].at_s > self.warm_up_s else 1.0
-        return default_duration_s("soak", None) if self.values["shape"] == "soak" else None
+        return SOAK_S if self.values["shape"] == "soak" else None
 
     @property
     def whole_s(self) -> float | None:

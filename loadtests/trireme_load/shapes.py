@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .errors import SettingError
-from .quantities import number, positive_s
+from .quantities import number
 
 NAMES = ("constant", "ramp", "step", "spike", "soak")
 
@@ -98,10 +98,3 @@ def _stairs(levels: Sequence[float], duration_s: float) -> list[tuple[float, flo
     for index, level in enumerate(levels):
         corners += [(index * duration_s / len(levels), level), ((index + 1) * duration_s / len(levels), level)]
     return corners
-
-
-def default_duration_s(text: str, duration: str | None) -> float:
-    """How long a run lasts: as told, 1 h for a soak, a minute else. Raises SettingError."""
-    if duration is not None:
-        return positive_s(duration, "duration")
-    return SOAK_S if text.partition(":")[0] == "soak" else 60.0

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from trireme_runtime.shared_state import ModelStatus, read_statuses
 
 from . import embedded, processes
+from .at_rest import wait_for_rest
 from .embedded import ADDRESS, Ports
 from .errors import OperatorError
 from .layout import Layout
@@ -25,9 +26,6 @@ _POLL_S = 0.05
 #: Triton's own wait for requests at its end, after draining, and for how long unloading may take.
 _EXIT_TIMEOUT_S = 15
 _UNLOAD_TIMEOUT_S = 20
-
-#: For how long nothing may be under way until the server counts as drained: its gauges come a moment late.
-_REST_S = 0.5
 
 
 class Repositories(Protocol):
@@ -198,20 +196,10 @@ class EmbeddedServer:
         try:
             for ensemble in self.repositories.ensembles():
                 self.unload_model(ensemble)
-            seen: tuple[float, float] | None = None
-            rest_since = time.monotonic()
-            while time.monotonic() < deadline and not at_once():
-                now = self._in_flight()
-                if now[0] or now != seen:
-                    rest_since = time.monotonic()
-                elif time.monotonic() - rest_since > _REST_S:
-                    return True
-                seen = now
-                time.sleep(_POLL_S)
+            return wait_for_rest(self._in_flight, deadline - time.monotonic(), lambda: not at_once())
         except (OSError, ControlError):
             # The server is gone, or does not answer: nothing is left to wait for.
             return self.process.poll() is not None
-        return False
 
     def load_model(self, name: str, timeout_s: float = 1800) -> None:
         """Load a model, or load it again in place. Raises ControlError with Triton's reason, and OSError."""

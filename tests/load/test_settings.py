@@ -33,6 +33,12 @@ def test_locust_s_run_time_holds_the_warm_up_too() -> None:
         settings(run_time=3, warm_up="5s")
 
 
+def test_a_soak_lasts_an_hour_unless_told_otherwise() -> None:
+    assert settings(shape="soak").duration_s == 3600
+    assert settings(shape="soak", duration="10m").duration_s == 600
+    assert settings().duration_s is None
+
+
 def test_an_open_loop_has_its_rate_as_level() -> None:
     found = settings(arrival="poisson", rate="12", duration="10s", shape="step:2")
     assert found.arrivals.is_open and [found.shape.level(at) for at in (1, 14)] == [6, 12]

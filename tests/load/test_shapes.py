@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trireme_load.errors import SettingError
-from trireme_load.shapes import Shape, default_duration_s, parse_shape
+from trireme_load.shapes import Shape, parse_shape
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,6 @@ def test_a_constant_load_is_reached_at_the_spawn_rate() -> None:
 def test_a_shape_that_is_none_is_named(text: str) -> None:
     with pytest.raises(SettingError, match="shape"):
         parse_shape(text, 8, 10)
-
-
-def test_a_soak_lasts_an_hour_unless_told_otherwise() -> None:
-    assert default_duration_s("soak", None) == 3600
-    assert default_duration_s("soak", "10m") == 600
-    assert default_duration_s("constant", None) == 60
 
 
 @given(

@@ -28,7 +28,7 @@ from ..server import ControlError, EmbeddedServer
 from . import view as views
 from .llm import Llm, llms, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
-from .rest import wait_for_rest
+from .rest import wait_until_answered
 from .smoke import default_smoke
 from .view import Served, View
 from .watch import Sample, figures
@@ -328,7 +328,7 @@ class ReleaseHost:
                 return {"at_rest": True, "seconds": 0.0}
             self._mark("freeing")
             started = time.monotonic()
-            if not wait_for_rest(self._server, names, release, timeout_s, lambda: self._is_held_by(token)):
+            if not wait_until_answered(self._server, names, release, timeout_s, lambda: self._is_held_by(token)):
                 return {"at_rest": False, "seconds": time.monotonic() - started}
             self._let_go(names, release)
             return {"at_rest": True, "seconds": time.monotonic() - started}

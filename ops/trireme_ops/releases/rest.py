@@ -1,22 +1,18 @@
 """Whether the models of a release have answered everything that they were asked."""
 
 import re
-import time
 from collections.abc import Callable
 
+from ..at_rest import wait_for_rest
 from ..server import ControlError, EmbeddedServer
 from .llm import Llm, scoped
-
-#: For how long nothing may be under way until a release counts as at rest: its gauges come a moment late.
-_REST_S = 0.5
-_POLL_S = 0.05
 
 _COUNTS = ("nv_inference_exec_count", "nv_inference_pending_request_count")
 _SAMPLE = re.compile(r"([a-zA-Z_:]+)\{(.*)\} (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-def wait_for_rest(
+def wait_until_answered(
     server: EmbeddedServer,
     llm: Llm,
     release: str | None,
@@ -27,21 +23,10 @@ def wait_for_rest(
 
     It must not be behind the public names any more. A server that does not answer has nothing under way.
     """
-    deadline = time.monotonic() + timeout_s
-    seen: tuple[float, float] | None = None
-    rest_since = time.monotonic()
-    while time.monotonic() < deadline and wanted():
-        try:
-            under_way = requests_under_way(server.metrics_text(), llm, release)
-        except (OSError, ControlError):
-            return True
-        if under_way[0] or under_way != seen:
-            rest_since = time.monotonic()
-        elif time.monotonic() - rest_since > _REST_S:
-            return True
-        seen = under_way
-        time.sleep(_POLL_S)
-    return False
+    try:
+        return wait_for_rest(lambda: requests_under_way(server.metrics_text(), llm, release), timeout_s, wanted)
+    except (OSError, ControlError):
+        return True
 
 
 def requests_under_way(metrics: str, llm: Llm, release: str | None) -> tuple[float, float]:
