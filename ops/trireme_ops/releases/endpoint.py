@@ -14,8 +14,8 @@ from typing import Any
 
 from trireme_runtime.contract import Refusal
 
-from ..errors import OperatorError
-from .host import Refused, ReleaseHost
+from ..errors import OperatorError, Refused
+from .host import ReleaseHost
 
 ACTS = (
     "lock",

@@ -21,11 +21,12 @@ from trireme_runtime.shared_state import SHM, BackgroundMark
 
 from ..embedded import ADDRESS
 from ..engines import prepare_engine
-from ..errors import OperatorError
+from ..errors import OperatorError, Refused
 from ..layout import Layout
 from ..processes import is_running, session_members
 from ..server import ControlError, EmbeddedServer
 from . import view as views
+from .journal import Journal, before
 from .llm import Llm, llms, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
 from .rest import wait_until_answered
@@ -46,14 +47,6 @@ _AT_START = "at-start"
 _BACKGROUND_S = 30.0
 
 
-class Refused(OperatorError):
-    """What cannot be done now, or not by this operator. status: HTTP."""
-
-    def __init__(self, message: str, status: int = 409) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @dataclass
 class Lock:
     """Who may change what is served. host, pid and started name the process, if it is one of this machine."""
@@ -65,22 +58,6 @@ class Lock:
     purpose: str
     since: str
     heard_at: float
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """One release on its way, as it stands in the journal.
-
-    left: what was live before; None: no release. phase: loading, loaded, switching, watching, proved, freeing.
-    """
-
-    llm: str
-    release: str
-    left: str | None
-    phase: str
-    operator: str
-    began: str
-    server_restarted: bool = False
 
 
 class ReleaseHost:
@@ -100,9 +77,7 @@ class ReleaseHost:
         self.is_serving: Callable[[], bool] = lambda: False
         #: What is served without a release, as it is now: further versions may be published while it is.
         self._at_start = {llm.name: made for llm in llms(layout) if (made := self._as_served(llm)) is not None}
-        promotion = self.promotion()
-        if promotion is not None:
-            self._write_promotion(replace(promotion, server_restarted=True))
+        self._journal = Journal(view.folder, lambda: self._lock.operator if self._lock is not None else "")
 
     def _as_served(self, llm: Llm) -> Release | None:
         """The versions of an LLM that this server loads without a release, as one."""
@@ -128,7 +103,7 @@ class ReleaseHost:
             # Whoever wanted it is gone.
             self._stop_shadow()
             self._lock = Lock(secrets.token_urlsafe(16), operator, machine, pid, purpose, now(), time.monotonic())
-            promotion = self.promotion()
+            promotion = self._journal.promotion()
             return {"token": self._lock.token, "found": asdict(promotion) if promotion else None}
 
     def renew(self, token: str) -> dict[str, Any]:
@@ -154,7 +129,7 @@ class ReleaseHost:
     def status(self) -> dict[str, Any]:
         """What is live, since when, what is loaded, what is on its way, and what differs from what it should be."""
         state = self._view.state()
-        promotion, held = self.promotion(), self._lock
+        promotion, held = self._journal.promotion(), self._lock
         return {
             "server": self._name,
             "started": self._started,
@@ -197,7 +172,7 @@ class ReleaseHost:
             for release in served.loaded:
                 if release is not None:
                     found += self._changed(self._view.document(release))
-                if release != served.live and self.promotion() is None:
+                if release != served.live and self._journal.promotion() is None:
                     found.append(f"{release or UNRELEASED} is loaded beside {served.live or UNRELEASED}")
         return found
 
@@ -240,9 +215,9 @@ class ReleaseHost:
                 raise Refused(changed[0])
             if served.live is None and not served.good and llm.name in self._at_start:
                 self._view.keep(replace(self._at_start[llm.name], name=before(release.name)))
-            goes_back = self._goes_back_to(release.name)
+            goes_back = self._journal.goes_back_to(release.name)
             if not goes_back:
-                self._begin(llm.name, release.name, served.live)
+                self._journal.begin(llm.name, release.name, served.live)
             started = time.monotonic()
             try:
                 self._prepare_engine(release)
@@ -260,10 +235,10 @@ class ReleaseHost:
                 self._let_go(llm, release.name)
                 why = f"{release.name} cannot be loaded: {_first_lines(str(error))}"
                 if not goes_back:
-                    self._end("rolled back", why)
+                    self._journal.end("rolled back", why)
                 raise Refused(why, 422) from error
             if not goes_back:
-                self._mark("loaded")
+                self._journal.mark("loaded")
             return {"new": True, "seconds": time.monotonic() - started}
 
     def switch(self, token: str, llm: str, release: str | None) -> dict[str, Any]:
@@ -277,7 +252,7 @@ class ReleaseHost:
                 raise Refused(f"{release or UNRELEASED} is not loaded")
             if served.live == release:
                 return {"switched": False}
-            self._mark("switching")
+            self._journal.mark("switching")
             self._view.write(state.with_llm(llm, views.went_live(served, release)))
             try:
                 self._load_public(names, None in served.loaded)
@@ -287,7 +262,7 @@ class ReleaseHost:
                 raise Refused(
                     f"the public names cannot be switched to {release or UNRELEASED}: {error}", 500
                 ) from error
-            self._mark("watching")
+            self._journal.mark("watching")
             return {"switched": True, "left": served.live}
 
     def _load_public(self, llm: Llm, models_run: bool) -> None:
@@ -298,14 +273,14 @@ class ReleaseHost:
         try:
             self._load_public(llm, None in served.loaded)
         except (ControlError, OSError) as error:
-            self._note("error", error=str(error))
+            self._journal.note("error", error=str(error))
 
     def mark(self, token: str, phase: str) -> dict[str, Any]:
         """Write to the journal how far a promotion is: proved, or watching again."""
         self._check(token)
         with self._guard:
-            self._mark(phase)
-            promotion = self.promotion()
+            self._journal.mark(phase)
+            promotion = self._journal.promotion()
             if promotion is not None and phase == "proved":
                 with self._view.lock:
                     state = self._view.state()
@@ -326,7 +301,7 @@ class ReleaseHost:
                 raise Refused(f"{release or UNRELEASED} is live")
             if release not in served.loaded:
                 return {"at_rest": True, "seconds": 0.0}
-            self._mark("freeing")
+            self._journal.mark("freeing")
             started = time.monotonic()
             if not wait_until_answered(self._server, names, release, timeout_s, lambda: self._is_held_by(token)):
                 return {"at_rest": False, "seconds": time.monotonic() - started}
@@ -356,7 +331,7 @@ class ReleaseHost:
                 explicit=tuple(document.sampling),
                 show_texts=show_texts,
             ).start()
-        self._note("shadow", llm=llm.name, release=release, fraction=fraction)
+        self._journal.note("shadow", llm=llm.name, release=release, fraction=fraction)
         return {}
 
     def _live_version(self, llm: Llm, live: str | None) -> Path:
@@ -385,7 +360,7 @@ class ReleaseHost:
     def end(self, token: str, outcome: str, why: str) -> dict[str, Any]:
         """Close the journal's entry of a promotion."""
         self._check(token)
-        self._end(outcome, why)
+        self._journal.end(outcome, why)
         return {}
 
     def _is_held_by(self, token: str) -> bool:
@@ -446,7 +421,7 @@ class ReleaseHost:
         try:
             act(name)
         except (ControlError, OSError) as error:
-            self._note("error", error=f"{name}: {error}")
+            self._journal.note("error", error=f"{name}: {error}")
 
     def _wait_until_gone(self, llm: Llm, release: str, timeout_s: float = 60) -> None:
         """Until the processes of a release's models have ended."""
@@ -475,8 +450,8 @@ class ReleaseHost:
             state = self._view.state()
             served = views.went_live(replace(state.of(llm), loaded=(release.name,)), release.name)
             self._view.write(state.with_llm(llm, views.proved(served, release.name)))
-            self._end("rolled back", f"the server did not run; it starts again with {release.name}")
-            self._note("pointed", llm=llm, release=release.name)
+            self._journal.end("rolled back", f"the server did not run; it starts again with {release.name}")
+            self._journal.note("pointed", llm=llm, release=release.name)
         return {}
 
     def _llm(self, name: str) -> Llm:
@@ -523,68 +498,6 @@ class ReleaseHost:
         finally:
             self._doing = ""
             self._act.release()
-
-    # The journal
-
-    @property
-    def _promotion_path(self) -> Path:
-        return self._view.folder / "promotion.json"
-
-    def promotion(self) -> Promotion | None:
-        """The promotion that has not come to its end."""
-        try:
-            return Promotion(**json.loads(self._promotion_path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise OperatorError(f"{self._promotion_path}: damaged: {error}") from error
-
-    def _write_promotion(self, promotion: Promotion) -> None:
-        path = self._promotion_path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}")
-        with staging.open("w", encoding="utf-8") as file:
-            json.dump(asdict(promotion), file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.rename(path)
-
-    def _begin(self, llm: str, release: str, left: str | None) -> None:
-        assert self._lock is not None
-        promotion = self.promotion()
-        if promotion is not None and (promotion.llm, promotion.release) != (llm, release):
-            raise Refused(f"{promotion.release} is on its way ({promotion.phase}); settle it first")
-        self._write_promotion(Promotion(llm, release, left, "loading", self._lock.operator, now()))
-        self._note("loading", llm=llm, release=release, left=left)
-
-    def _goes_back_to(self, release: str) -> bool:
-        """Whether this is what was live before the one that is on its way."""
-        promotion = self.promotion()
-        return promotion is not None and release == (promotion.left or before(promotion.release))
-
-    def _mark(self, phase: str) -> None:
-        promotion = self.promotion()
-        if promotion is not None:
-            self._write_promotion(replace(promotion, phase=phase))
-            self._note(phase, llm=promotion.llm, release=promotion.release)
-
-    def _end(self, outcome: str, why: str) -> None:
-        promotion = self.promotion()
-        if promotion is not None:
-            self._note(outcome, llm=promotion.llm, release=promotion.release, left=promotion.left, why=why)
-        self._promotion_path.unlink(missing_ok=True)
-
-    def _note(self, step: str, **more: Any) -> None:
-        """Append to the server's own journal."""
-        held = self._lock
-        line = {"at": now(), "operator": held.operator if held else "", "step": step, **more}
-        with (self._view.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def before(release: str) -> str:
-    """The name that a server gives to what it served without a release, when `release` is the first."""
-    return f"before-{release}"[:40]
 
 
 def _first_lines(reason: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from .control import Control
 from .events import Event, Tell
-from .host import before
+from .journal import before
 from .release import UNRELEASED
 
 #: How long requests of a release may take that is let go, in seconds.
