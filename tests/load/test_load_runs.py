@@ -238,6 +238,8 @@ def test_a_threshold_that_is_missed_ends_with_1_and_is_named(server: Server, tmp
 
 
 BUSY = '''
+import time
+
 from trireme_load.user import LlmUser
 
 class Busy(LlmUser):
