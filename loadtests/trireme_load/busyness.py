@@ -1,7 +1,6 @@
 """How busy a process is: the share of a core that it takes, and how late its timers come."""
 
 import time
-from collections.abc import Sequence
 
 #: How often a process that is watched wakes up to look, in s.
 TICK_S = 0.01
@@ -24,15 +23,6 @@ class Busyness:
         self.lags_s: list[float] = []
         self.busiest = 0.0
         self._since, self._used = time.monotonic(), time.process_time()
-
-    @staticmethod
-    def late_share(lags_s: Sequence[float]) -> float:
-        """Of the time that these ticks took, the share in which what came was read more than MOST_LAG_S late.
-
-        What comes in the middle of a pause waits for the rest of it.
-        """
-        whole = sum(lags_s) + TICK_S * len(lags_s)
-        return sum(max(0.0, lag - MOST_LAG_S) for lag in lags_s) / whole if lags_s else 0.0
 
     def woke(self, slept_from: float) -> None:
         """A tick is over that began at `slept_from`, on the monotonic clock."""

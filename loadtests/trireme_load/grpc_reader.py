@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2
 
 from .busyness import TICK_S, Busyness
 
-SERVICE = "/inference.GRPCInferenceService/"
+_SERVICE = "/inference.GRPCInferenceService/"
 
 #: How often it tells how busy it is, in s.
 _TELL_S = 0.5
@@ -88,8 +88,8 @@ class _Connection:
     def __init__(self, address: str) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         # One request a call: on the wire that is the same as a stream that ends after it.
-        self.stream: Any = self.channel.unary_stream(f"{SERVICE}ModelStreamInfer", None, None)
-        self.infer: Any = self.channel.unary_unary(f"{SERVICE}ModelInfer", None, None)
+        self.stream: Any = self.channel.unary_stream(f"{_SERVICE}ModelStreamInfer", None, None)
+        self.infer: Any = self.channel.unary_unary(f"{_SERVICE}ModelInfer", None, None)
 
 
 class _Reader:
@@ -117,6 +117,10 @@ class _Reader:
                 outcome = await doing
             except asyncio.CancelledError:
                 return
+            except Exception as error:
+                # Whoever asked would wait for ever.
+                outcome = Outcome()
+                outcome.status, outcome.detail = grpc.StatusCode.INTERNAL.name, f"{type(error).__name__}: {error}"
             finally:
                 del self._calls[call]
             if outcome is not None:

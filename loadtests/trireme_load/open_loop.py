@@ -20,9 +20,9 @@ class Crowd:
 
     def connect(self, count: int) -> None:
         """Have so many users ready: the first arrivals need not wait for their connections. Raises LoadError."""
-        made = [self._make(weighted(self._classes, self._chance)) for _ in range(count)]
-        for user in made:
-            self._idle[type(user)].append(user)
+        for _ in range(count):
+            kind = weighted(self._classes, self._chance)
+            self._idle[kind].append(self._make(kind))
 
     def ask_one(self, intended_s: float, prompt: Prompt | None) -> None:
         """One turn of one user. Raises LoadError if it cannot connect."""

@@ -130,7 +130,7 @@ class Session:
             self._forgot = True
             self.monitor.forget()
         self.monitor.messages += messages
-        self.monitor.late_s.append(record.lag_s)
+        self.monitor.late.add([record.lag_s])
         self._rows.append(to_row(record))
 
     def take_rows(self) -> list[list[Any]]:

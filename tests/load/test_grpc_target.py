@@ -79,6 +79,12 @@ def test_what_a_server_refuses_is_an_error(target: GrpcTarget) -> None:
         ask(target, stream=False)
 
 
+def test_one_that_was_closed_is_an_error_and_no_wait(target: GrpcTarget) -> None:
+    target.close()
+    with gevent.Timeout(5), pytest.raises(InternalError, match="KeyError"):
+        ask(target)
+
+
 def test_an_address_where_nobody_answers_is_named() -> None:
     try:
         with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1 does not answer gRPC within 0\.5 s"):
