@@ -116,7 +116,7 @@ docs: setup ## Write docs/tensors.md again
 	@$(VENV)/bin/python -m trireme_ops.tensor_reference
 
 lock: ## Compile the pinned requirements again (needs uv)
-	@$(LOCK) -o requirements/core.txt
+	@$(LOCK) --extra gateway -o requirements/core.txt
 	@$(LOCK) -c requirements/core.txt --extra load -o requirements/load.txt
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
 	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt

@@ -64,7 +64,8 @@ class _Text:
     """What pieces and whole answers have in common.
 
     finish_reason: stop, length, cancelled or error. stop_reason: the stop string that ended it. log_probs: natural
-    logarithms, one for each token of the text, and cum_log_prob their sum over the sequence so far, where asked for.
+    logarithms, one for each token of the text, and cum_log_prob their sum over the sequence so far, where asked for;
+    tokens: the bytes of each, as UTF-8 or a part of it.
     """
 
     text: str
@@ -73,6 +74,7 @@ class _Text:
     num_input_tokens: int
     num_output_tokens: int
     log_probs: tuple[float, ...] | None = None
+    tokens: tuple[bytes, ...] | None = None
     cum_log_prob: float | None = None
     metrics: Metrics | None = None
 
@@ -95,6 +97,7 @@ class Answer:
     finish_reason: str | None
     stop_reason: str | None
     log_probs: tuple[float, ...] | None = None
+    tokens: tuple[bytes, ...] | None = None
     cum_log_prob: float | None = None
 
 

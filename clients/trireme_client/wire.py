@@ -8,7 +8,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from trireme_runtime.contract import SIGNATURES
+from trireme_runtime.contract import SIGNATURES, token_bytes
 
 from .errors import InvalidArgument, error_from_text
 from .types import Answer, Completion, Delta, Generation, Metrics
@@ -141,16 +141,20 @@ def deltas_of(inference: Any) -> list[Delta]:
     )
     first = int.from_bytes(raw.get("sequence_index", b""), "little")
     log_probs: list[Any] = [None] * len(texts)
+    tokens: list[Any] = [None] * len(texts)
     cum_log_probs: list[Any] = [None] * len(texts)
     if "output_log_probs" in raw:
         rows = np.frombuffer(raw["output_log_probs"], np.float32).reshape(len(texts), -1)
         lengths = np.frombuffer(raw["sequence_length"], np.int32).tolist()
         prompt = _count(raw, "num_input_tokens")
         # Rows of unequal length are filled up; a prompt that is repeated has no log-probs.
-        log_probs = [
-            tuple(row[: length if length <= len(row) else length - prompt].tolist())
-            for row, length in zip(rows, lengths, strict=True)
-        ]
+        counts = [length if length <= rows.shape[1] else length - prompt for length in lengths]
+        log_probs = [tuple(row[:count].tolist()) for row, count in zip(rows, counts, strict=True)]
+        if "output_tokens" in raw:
+            every, width = _texts(raw["output_tokens"]), rows.shape[1]
+            tokens = [
+                tuple(map(token_bytes, every[row * width : row * width + count])) for row, count in enumerate(counts)
+            ]
         cum_log_probs = np.frombuffer(raw["cum_log_probs"], np.float32).tolist()
     metrics = _metrics(raw)
     return [
@@ -161,6 +165,7 @@ def deltas_of(inference: Any) -> list[Delta]:
             num_input_tokens=_count(raw, "num_input_tokens"),
             num_output_tokens=_count(raw, "num_output_tokens"),
             log_probs=log_probs[row],
+            tokens=tokens[row],
             cum_log_prob=cum_log_probs[row],
             metrics=metrics,
             index=first + row,
@@ -209,6 +214,7 @@ class Collector:
             num_input_tokens=last.num_input_tokens,
             num_output_tokens=last.num_output_tokens,
             log_probs=first.log_probs,
+            tokens=first.tokens,
             cum_log_prob=first.cum_log_prob,
             metrics=last.metrics,
             answers=answers,
@@ -223,5 +229,6 @@ class Collector:
             finish_reason=last.finish_reason,
             stop_reason=last.stop_reason,
             log_probs=tuple(p for delta in deltas for p in delta.log_probs or ()) if has_log_probs else None,
+            tokens=tuple(t for delta in deltas for t in delta.tokens or ()) if last.tokens is not None else None,
             cum_log_prob=last.cum_log_prob,
         )

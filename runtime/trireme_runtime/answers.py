@@ -18,15 +18,16 @@ from .stopping import StopMatcher
 class Piece:
     """Ids of one sequence of an answer.
 
-    window_ids: ids sent before, from a character boundary, for stateless detokenization. log_probs: of those of
-    output_ids that were generated, where asked for; cum_log_prob: of the whole sequence so far. finish_reason is None
-    until the last piece.
+    window_ids: ids sent before, from a character boundary, for stateless detokenization. log_probs and tokens, their
+    bytes: of those of output_ids that were generated, where asked for; cum_log_prob: of the whole sequence so far.
+    finish_reason is None until the last piece.
     """
 
     sequence_index: int
     window_ids: list[int]
     output_ids: list[int]
     log_probs: list[float] | None = None
+    tokens: list[bytes] | None = None
     cum_log_prob: float = 0.0
     finish_reason: FinishReason | None = None
     stop_reason: str = ""
@@ -146,15 +147,17 @@ class RunningSequence:
         if self.sent == 0 and self.streaming:
             end = min(end, self.echoed + 1)
         self.last_sent = self.done and end == self.releasable
-        log_probs = None
+        log_probs = tokens = None
         if self.log_probs is not None:
             log_probs = self.log_probs[max(0, self.sent - self.echoed) : max(0, end - self.echoed)]
+            tokens = [detokenizer.token(token) for token in self.ids[max(self.sent, self.echoed) : end]]
             self._cum_log_prob += math.fsum(log_probs)
         piece = Piece(
             sequence_index=self.index,
             window_ids=self.ids[start : self.sent],
             output_ids=self.ids[self.sent : end],
             log_probs=log_probs,
+            tokens=tokens,
             cum_log_prob=self._cum_log_prob,
             finish_reason=self.finish_reason if self.last_sent else None,
             stop_reason=self.stop_reason if self.last_sent else "",

@@ -57,6 +57,23 @@ def parse_refusal(text: str) -> Refusal | None:
 UNARY_ID_PREFIX = "trireme-unary-"
 
 
+_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
+
+
+def token_text(token: bytes) -> str:
+    """A token as text, which it need not be by itself: a part of a character is spelt `bytes:\\xe4\\xbd`."""
+    try:
+        return token.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def token_bytes(text: str) -> bytes:
+    """The token that `token_text` spelt."""
+    match = _BYTES.fullmatch(text)
+    return bytes.fromhex(match[1].replace("\\x", "")) if match else text.encode("utf-8")
+
+
 class FinishReason(str, Enum):
     """Why a generation ended."""
 
@@ -107,6 +124,7 @@ ENSEMBLE_INPUTS = (
 _REPORTS = (
     *_tensors("FP32", (-1,), "cum_log_probs"),
     *_tensors("FP32", (-1, -1), "output_log_probs context_logits"),
+    *_tensors("STRING", (-1, -1), "output_tokens"),
     *_tensors("FP32", (-1, -1, -1), "generation_logits"),
     *_tensors("FP32", (1,), "acceptance_rate"),
     *_tensors("INT32", (1,), "batch_index sequence_index num_input_tokens num_output_tokens"),

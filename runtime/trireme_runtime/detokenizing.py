@@ -108,6 +108,12 @@ class Detokenizer:
             return None
         return [self._bytes_of(index, token) for index, token in enumerate(self._tokens)]
 
+    def token(self, index: int) -> bytes:
+        """What an id stands for by itself, as UTF-8 or a part of it; a special id by its name."""
+        if self._special[index]:
+            return self._tokens[index].encode("utf-8")
+        return self._table[index] if self._table is not None else self._bytes_of(index, self._tokens[index])
+
     def _bytes_of(self, index: int, token: str) -> bytes:
         if self._special[index]:
             return b""

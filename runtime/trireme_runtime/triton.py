@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .answers import Chunk, Metrics
-from .contract import Code, Refusal, invalid
+from .contract import Code, Refusal, invalid, token_text
 from .packing import PackedChunk, pack
 from .requests import SamplingDefaults
 from .settings import NUMBERS, SAMPLING_DEFAULTS, WHOLE_NUMBERS, WHOLE_SAMPLING_DEFAULTS
@@ -200,6 +200,7 @@ def _reports(chunk: Chunk) -> list[Any]:
     if pieces[0].log_probs is not None:
         rows = _even([piece.log_probs or [] for piece in pieces], np.float32)
         outputs.append(output("output_log_probs", [rows], np.float32))
+        outputs.append(_texts("output_tokens", [piece.tokens or [] for piece in pieces]))
         outputs.append(output("cum_log_probs", [[piece.cum_log_prob for piece in pieces]], np.float32))
     if chunk.metrics is not None:
         outputs += _metrics_outputs(chunk.metrics)
@@ -212,6 +213,13 @@ def _even(rows: list[Any], dtype: Any) -> NDArray[Any]:
     for index, row in enumerate(rows):
         even[index, : len(row)] = row
     return even
+
+
+def _texts(name: str, rows: list[list[bytes]]) -> Any:
+    """Rows of tokens as texts [1, rows, longest row], filled up with empty ones."""
+    width = max(map(len, rows))
+    even = [[token_text(token).encode("utf-8") for token in row] + [b""] * (width - len(row)) for row in rows]
+    return pb_utils.Tensor(name, np.array(even, dtype=object).reshape(1, len(rows), width))
 
 
 def _metrics_outputs(metrics: Metrics) -> list[Any]:

@@ -60,10 +60,11 @@ def joined(answers: list[dict[str, NDArray[Any]]]) -> dict[str, list[Any]]:
     told: dict[str, list[Any]] = {}
     for answer in answers:
         row = str(answer["sequence_index"][0] if "sequence_index" in answer else 0)
-        for name in ("output_ids", "output_log_probs"):
+        for name in ("output_ids", "output_log_probs", "output_tokens"):
             if name in answer:
                 told.setdefault(f"{name} {row}", []).extend(answer[name][0].tolist())
-        for name in answer.keys() - {"output_ids", "output_log_probs", "window_ids", "sequence_length"} - OF_A_CALL:
+        pieces = {"output_ids", "output_log_probs", "output_tokens", "window_ids", "sequence_length"}
+        for name in answer.keys() - pieces - OF_A_CALL:
             # Of the last chunk that has it.
             told[f"{name} {row}"] = answer[name].tolist()
         assert answer["sequence_length"].tolist() == [len(answer["output_ids"][0])]

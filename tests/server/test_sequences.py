@@ -1,9 +1,12 @@
 """Several answers to one prompt: samples, and the beams of a search."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from raw import Raw, ask
+from trireme_client import Client
 
 RANDOM = {"text_input": ask("Repeat: xyz"), "max_tokens": 12, "temperature": 8.0}
 
@@ -109,3 +112,18 @@ def test_log_probs_stream_with_their_pieces(raw: Raw) -> None:
     assert joined == pytest.approx(whole["output_log_probs"][0], abs=1e-4)
     assert pieces[-1]["cum_log_probs"] == pytest.approx(whole["cum_log_probs"], abs=1e-3)
     assert "output_log_probs" not in raw.one(text_input="x", max_tokens=2)
+
+
+@pytest.mark.parametrize("extra", [{}, {"n": 3, "temperature": 1.0, "seed": 4}, {"beam_width": 2}, {"echo": True}])
+def test_the_tokens_of_the_log_probs_are_the_text(client: Client, extra: dict[str, Any]) -> None:
+    prompt = ask("Repeat: 你好 👋 Grüße")
+    with client.stream(prompt=prompt, max_tokens=20, log_probs=True, **extra) as stream:
+        list(stream)
+    for completion in (stream.completion, client.generate(prompt=prompt, max_tokens=20, log_probs=True, **extra)):
+        for answer in completion.answers:
+            assert answer.tokens is not None
+            assert answer.log_probs is not None
+            assert len(answer.tokens) == len(answer.log_probs)
+            assert answer.text.endswith(b"".join(answer.tokens).decode("utf-8", "replace"))
+            # A character of several tokens has none of them whole.
+            assert any(len(token) == 1 and token[0] > 0x7F for token in answer.tokens)

@@ -52,7 +52,9 @@ class TritonPythonModel:
             return int(tensors[name].flat[0]) if name in tensors and tensors[name].size else 0
 
         priority = min(HIGHEST_PRIORITY, max(LOWEST_PRIORITY, number("PRIORITY")))
-        refusal = refusal_of(*found, priority, 1 + max(1, number("REQUEST_OUTPUT_LEN")))
+        # Cut to what the context leaves, as the engine model does.
+        output_tokens = min(max(1, number("REQUEST_OUTPUT_LEN")), self._encoder.room_after(1))
+        refusal = refusal_of(*found, priority, 1 + output_tokens)
         if refusal is not None:
             self._refusals.count(refusal)
             raise refusal
