@@ -67,7 +67,7 @@ test-build: setup-build ## The tests that need torch, in an environment of their
 check: setup-dev ## Formatting, lint and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check --no-cache .
-	@$(VENV)/bin/mypy -p trireme_runtime -p trireme_build -p trireme_client -p trireme_load -p trireme_ops
+	@$(VENV)/bin/mypy -p trireme_runtime -p trireme_build -p trireme_client -p trireme_gateway -p trireme_load -p trireme_ops
 
 format: setup-dev ## Format and mend what can be mended
 	@$(VENV)/bin/ruff format .

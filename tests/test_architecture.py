@@ -13,6 +13,7 @@ FOLDERS = {
     "trireme_runtime": "runtime",
     "trireme_build": "build",
     "trireme_client": "clients",
+    "trireme_gateway": "gateway",
     "trireme_load": "loadtests",
     "trireme_ops": "ops",
 }
@@ -22,6 +23,13 @@ ALLOWED = {
     "trireme_runtime": set[str](),
     "trireme_client": {"trireme_runtime.contract"},
     "trireme_build": {"trireme_runtime"},
+    "trireme_gateway": {
+        "trireme_runtime.contract",
+        "trireme_runtime.admission",
+        "trireme_runtime.model_names",
+        "trireme_runtime.toml_file",
+        "trireme_client",
+    },
     "trireme_load": {"trireme_runtime.contract", "trireme_client"},
     "trireme_ops": {"trireme_runtime", "trireme_client", "trireme_build", "trireme_load"},
 }
@@ -31,6 +39,7 @@ FORBIDDEN = {
     "trireme_runtime": {"torch"},
     "trireme_client": {"torch", "transformers", "openvino", "openvino_genai", "requests"},
     "trireme_build": {"tritonclient", "tensorrt_llm"},
+    "trireme_gateway": {"torch", "transformers", "tensorrt_llm", "openvino", "openvino_genai"},
     "trireme_load": {"torch", "tensorrt_llm", "openvino"},
     "trireme_ops": {"torch"},
 }
@@ -95,7 +104,7 @@ def test_ops_imports_the_build_package_inside_functions_only() -> None:
         assert "trireme_build" not in {name.split(".")[0] for name in imports_of(path, top_level_only=True)}, path
 
 
-@pytest.mark.parametrize("folder", ["build", "clients", "tests"])
+@pytest.mark.parametrize("folder", ["build", "clients", "gateway", "tests"])
 def test_no_top_level_folder_is_itself_a_package(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 

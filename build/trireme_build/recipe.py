@@ -2,21 +2,17 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trireme_runtime.toml_file import TomlError, read_toml, words
+
 from .errors import RecipeError
 from .matrices import WeightFormat
 from .quantization import Quantization
 from .tensorrt_llm_command import TensorRtLlmTarget, check
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
@@ -202,9 +198,9 @@ class Recipe(_Table):
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; relative paths in it start at its folder. Raises RecipeError naming file, key and value."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+        values = read_toml(path)
+    except TomlError as error:
+        raise RecipeError(str(error)) from error
     if "name" in values:
         raise RecipeError(f"{path}: name: a recipe is called what its file is called; leave it out")
     if not re.fullmatch(_NAME, path.stem):
@@ -234,12 +230,6 @@ def _words(detail: Any) -> str:
     # Between the table compile and its keys stands which of the three it is.
     parts = [str(part) for part in detail["loc"]]
     place = ".".join(parts[:1] + parts[2:] if parts[:1] == ["compile"] and len(parts) > 2 else parts)
-    if detail["type"] == "extra_forbidden":
-        return f"the key {place} is unknown"
-    if detail["type"] == "missing":
-        return f"{place} is missing"
     if detail["type"] == "union_tag_invalid":
         return f"{place}.engine is {detail['ctx']['tag']!r}; known are {detail['ctx']['expected_tags']}"
-    if detail["type"] == "value_error":
-        return f"{place}: {detail['ctx']['error']}" if place else str(detail["ctx"]["error"])
-    return f"{place} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return words(detail, place)

@@ -6,7 +6,6 @@ tiny_llmapi over them, and tiny_unary. No code is copied: a version's model.py n
 
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,19 +17,14 @@ from google.protobuf import text_format
 from trireme_runtime.manifest import ManifestError, read_manifest, write_manifest
 from trireme_runtime.model_config import read_config
 from trireme_runtime.settings import FLAGS, NUMBERS, WHOLE_NUMBERS
+from trireme_runtime.toml_file import TomlError, read_toml
 
 from .errors import OperatorError
 from .layout import DEFAULT_ENGINE, Layout
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 #: In the manifest of every version that belongs to an added family.
 RECIPE = "trireme add"
 
-#: What a family can be called.
 #: What a family can be called.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -89,9 +83,9 @@ def check_setting(key: str, value: str) -> None:
 def read_spec(path: Path) -> FamilySpec:
     """A spec file: TOML with name, checkpoint (relative to the file), weights and a table settings."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OperatorError(f"{path}: cannot be read: {error}") from error
+        values = read_toml(path)
+    except TomlError as error:
+        raise OperatorError(str(error)) from error
     for key in values.keys() - {"name", "checkpoint", "weights", "settings"}:
         raise OperatorError(f"{path}: the key {key!r} is unknown; known are name, checkpoint, weights and settings")
     values.setdefault("weights", "f32")

@@ -1,0 +1,1 @@
+"""OpenAI's API in front of one or many Triton servers."""
