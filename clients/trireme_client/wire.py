@@ -202,6 +202,11 @@ class Collector:
         self._last = delta
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens of the prompt, and of what came so far; 0 and 0 until they are known, at the latest in the end."""
+        return (0, 0) if self._last is None else (self._last.num_input_tokens, self._last.num_output_tokens)
+
+    @property
     def completion(self) -> Completion:
         """What came so far."""
         answers = tuple(self._answer(self._deltas[index]) for index in sorted(self._deltas))

@@ -133,7 +133,9 @@ class Settings(_Table):
         for kind, shares in (("canary", self.canary), ("shadow", self.shadow)):
             for llm in {share.llm for share in shares}:
                 if llm not in self.llms:
-                    raise ValueError(f"{kind}: there is no model with the LLM {llm!r}; there are {', '.join(self.llms)}")
+                    raise ValueError(
+                        f"{kind}: there is no model with the LLM {llm!r}; there are {', '.join(self.llms)}"
+                    )
                 if (total := sum(share.percent for share in shares if share.llm == llm)) > 100:
                     raise ValueError(f"{kind}: the shares of {llm} come to {total:g} %; at most 100 are possible")
         return self

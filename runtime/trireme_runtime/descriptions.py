@@ -53,7 +53,7 @@ OUTPUTS = {
     "num_output_tokens": "tokens of the answer so far, of all sequences; with the last response, or where asked for",
     "sequence_length": "of each sequence: tokens in this response, those of a repeated prompt included",
     "cum_log_probs": "with `return_log_probs`: the sum of `output_log_probs` so far",
-    "output_tokens": "with `return_log_probs`: the text of each of these tokens; a part of a character is spelt `bytes:\\xe4\\xbd`",
+    "output_tokens": "with `return_log_probs`: their texts; a part of a character is spelt `bytes:\\xe4\\xbd`",
     "output_log_probs": "with `return_log_probs`: of the tokens of this response, before temperature; filled up with 0",
     "sequence_index": "with several sequences: which one a streamed piece belongs to",
     "batch_index": "with several sequences: 0",

@@ -1,0 +1,1 @@
+"""OpenAI's API: what may be sent, what it asks for, and how answers and errors are worded."""

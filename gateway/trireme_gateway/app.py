@@ -1,0 +1,102 @@
+"""The gateway as an ASGI application."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .api.document import openapi_document
+from .api.fields import ChatRequest, CompletionRequest
+from .api.translate import wish_of_chat, wish_of_completion
+from .api.wording import ChatWording, CompletionWording
+from .metrics import CONTENT_TYPE, Metrics
+from .service import Service
+from .web.completions import Completions
+
+
+class Gateway:
+    """The application, and whether it is to be sent requests."""
+
+    def __init__(self, service: Service, metrics: Metrics, connections: Callable[[], int] = lambda: 0) -> None:
+        self.service = service
+        self.draining = False
+        self._metrics = metrics
+        self._connections = connections
+        self._created = int(time.time())
+        self._document = json.dumps(openapi_document()).encode()
+        chat = Completions(service, metrics, "chat", ChatRequest, wish_of_chat, ChatWording)
+        plain = Completions(service, metrics, "completions", CompletionRequest, wish_of_completion, CompletionWording)
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", chat, methods=["POST"]),
+                Route("/v1/completions", plain, methods=["POST"]),
+                Route("/v1/models", self._models, methods=["GET"]),
+                Route("/v1/models/{id:path}", self._model, methods=["GET"]),
+                Route("/health/live", self._live, methods=["GET"]),
+                Route("/health/ready", self._ready, methods=["GET"]),
+                Route("/metrics", self._metrics_page, methods=["GET"]),
+                Route("/openapi.json", self._openapi, methods=["GET"]),
+            ],
+            exception_handlers={HTTPException: _http_error},
+        )
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        model = self.service.settings.model[number]
+        releases = sorted({release.name for release in self.service.fleet.live(model.llm)})
+        return {
+            "id": model.id,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "trireme",
+            "releases": releases,
+        }
+
+    async def _models(self, _request: Request) -> Response:
+        count = len(self.service.settings.model)
+        return JSONResponse({"object": "list", "data": [self._entry(number) for number in range(count)]})
+
+    async def _model(self, request: Request) -> Response:
+        wanted = request.path_params["id"]
+        for number, model in enumerate(self.service.settings.model):
+            if model.id == wanted:
+                return JSONResponse(self._entry(number))
+        names = ", ".join(model.id for model in self.service.settings.model)
+        message = f"there is no model {wanted[:80]!r}; there are {names}"
+        return _error(404, message, "invalid_request_error", "model", "model_not_found")
+
+    async def _live(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, _request: Request) -> Response:
+        if self.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        ready = self.service.fleet.is_ready
+        return JSONResponse({"status": "ok" if ready else "no server is ready"}, 200 if ready else 503)
+
+    async def _metrics_page(self, _request: Request) -> Response:
+        text = self._metrics.text(self.service.fleet.waiting(), self._connections())
+        return Response(text, media_type=CONTENT_TYPE)
+
+    async def _openapi(self, _request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
+
+
+def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"there is no {request.url.path[:80]!r}; GET /openapi.json lists what there is",
+        405: f"{request.method[:20]} is not allowed on {request.url.path[:80]!r}",
+    }.get(error.status_code, error.detail)
+    response = _error(error.status_code, message, "invalid_request_error")
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,1 @@
+"""The exact cache: an answer that must be the same again is not computed again."""

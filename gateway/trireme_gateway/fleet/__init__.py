@@ -1,0 +1,1 @@
+"""The servers behind the gateway: what they serve, which one is asked, and what waits for them."""

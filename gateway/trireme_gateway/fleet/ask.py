@@ -1,0 +1,56 @@
+"""One generation, as the gateway passes it on."""
+
+import json
+from dataclasses import dataclass, field
+
+from trireme_client import Generation
+
+#: Bytes of a prompt that are taken for one token where a budget is kept; most tokenizers have more.
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a generation takes of a server: sequences at once, and tokens of the KV cache at most."""
+
+    sequences: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One generation for one LLM.
+
+    stream: whether its pieces are wanted as they come. tenant: whose answers it may be given from the cache. caller:
+    whom it is counted for where requests wait. session:
+    what belongs together, if that is known. deadline: when it is of no use any more, in s of the loop's clock. prefix:
+    the beginning of its prompt. cost: an estimate; the servers count for themselves. may_cache: whether its answer may
+    come from the cache.
+    """
+
+    request_id: str
+    llm: str
+    generation: Generation
+    stream: bool
+    tenant: str = ""
+    caller: str = ""
+    session: str | None = None
+    priority: int = 0
+    deadline: float | None = None
+    prefix: str = ""
+    cost: Cost = field(default_factory=lambda: Cost(1, 1))
+    may_cache: bool = True
+
+
+def prompt_text(generation: Generation) -> str:
+    """The prompt as one text: what begins alike has equal beginnings here."""
+    if generation.messages is None:
+        return generation.prompt or ""
+    return json.dumps([[message["role"], message["content"]] for message in generation.messages], ensure_ascii=False)
+
+
+def cost_of(generation: Generation, prompt: str, default_tokens: int) -> Cost:
+    """Of a generation whose max_tokens is `default_tokens` where the client named none."""
+    sequences = max(1, generation.n or 1)
+    prompt_tokens = -(-len(prompt.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+    return Cost(sequences, prompt_tokens + sequences * default_tokens)

@@ -1,0 +1,98 @@
+"""One of the servers, as the gateway knows it: whether it can be asked, what it serves, and what it has been given."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..settings import HealthSettings, ServerAddress
+from .ask import Cost
+from .link import Link
+from .serving import Served, Serving
+
+
+class Abandoned(Protocol):
+    """What is under way on a server, and is let go of if that is lost."""
+
+    def abandon(self) -> None:
+        """The server is lost."""
+
+
+@dataclass
+class Seats:
+    """What a server has been given of one LLM, and how much of it there may be; tokens are estimates."""
+
+    max_sequences: int
+    max_tokens: int
+    sequences: int = 0
+    tokens: int = 0
+
+    def has_room(self, cost: Cost) -> bool:
+        """Whether there is room. What is too large for any server goes to one that is idle, which says so."""
+        if not self.sequences:
+            return True
+        return self.sequences + cost.sequences <= self.max_sequences and self.tokens + cost.tokens <= self.max_tokens
+
+    def take(self, cost: Cost) -> None:
+        """Count a request."""
+        self.sequences += cost.sequences
+        self.tokens += cost.tokens
+
+    def give_back(self, cost: Cost) -> None:
+        """Count it no more."""
+        self.sequences -= cost.sequences
+        self.tokens -= cost.tokens
+
+
+class Server:
+    """A server. ready: as it said last. Times are those of the loop's clock, in s."""
+
+    def __init__(self, address: ServerAddress, settings: HealthSettings, spare_sequences: int) -> None:
+        self.name = address.name
+        self.health = address.health
+        self.link = Link(address.grpc)
+        self.ready = False
+        self.serving: dict[str, Serving] = {}
+        self.seats: dict[str, Seats] = {}
+        self.under_way: set[Abandoned] = set()
+        #: Requests in a row that it did not answer; until when it is left out for that; for how long the next time.
+        self.failures = 0
+        self.ejected_until = 0.0
+        self._settings = settings
+        self._eject_s = settings.eject_s
+        self._spare_sequences = spare_sequences
+
+    def serves(self, llm: str, release: str, now: float) -> Served | None:
+        """The release as it is to be asked for here; None if it cannot be."""
+        serving = self.serving.get(llm)
+        if serving is None or not self.is_usable(now):
+            return None
+        return serving.of(release)
+
+    def is_usable(self, now: float) -> bool:
+        """Whether it may be asked."""
+        return self.ready and now >= self.ejected_until
+
+    def now_serves(self, llm: str, serving: Serving) -> None:
+        """Note what it serves."""
+        self.serving[llm] = serving
+        most = serving.max_sequences + self._spare_sequences
+        seats = self.seats.setdefault(llm, Seats(most, serving.max_tokens))
+        seats.max_sequences, seats.max_tokens = most, serving.max_tokens
+
+    def answered(self) -> None:
+        """A request was answered, be it with a refusal."""
+        self.failures = 0
+        self._eject_s = self._settings.eject_s
+
+    def failed(self, now: float) -> bool:
+        """A request was not answered; whether it is left out for a while because of that."""
+        self.failures += 1
+        if self.failures < self._settings.failures or now < self.ejected_until:
+            return False
+        self.ejected_until = now + self._eject_s
+        self._eject_s = min(2 * self._eject_s, self._settings.max_eject_s)
+        return True
+
+    def lost(self) -> None:
+        """It does not answer any more: what is under way will not end."""
+        for one in list(self.under_way):
+            one.abandon()

@@ -1,0 +1,143 @@
+"""What the gateway counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+#: In s.
+_LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """Of one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "trireme_gateway_requests",
+            "Requests by endpoint, model and HTTP status; 499: the client left",
+            ["endpoint", "model", "status"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "trireme_gateway_request_seconds",
+            "From a request's arrival to the end of its answer",
+            ["endpoint", "model"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._ttft = Histogram(
+            "trireme_gateway_time_to_first_token_seconds",
+            "From a request's arrival until its first pieces come from a server or the cache",
+            ["model", "release", "cache"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._queue_seconds = Histogram(
+            "trireme_gateway_queue_seconds",
+            "How long requests waited for room on a server",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "trireme_gateway_tokens",
+            "Tokens of prompts and answers; those from the cache are in neither",
+            ["model", "release", "kind"],
+            registry=registry,
+        )
+        self._cache = Counter(
+            "trireme_gateway_cache", "Requests by what the cache did for them", ["outcome"], registry=registry
+        )
+        self._cache_errors = Counter("trireme_gateway_cache_errors", "Times that Redis failed", registry=registry)
+        self._retries = Counter(
+            "trireme_gateway_retries",
+            "Requests that a server failed and another one was asked",
+            ["server"],
+            registry=registry,
+        )
+        self._ejections = Counter(
+            "trireme_gateway_ejections", "Times that a server was left out for failures", ["server"], registry=registry
+        )
+        self._ready = Gauge(
+            "trireme_gateway_server_ready", "1 while a server can be asked", ["server"], registry=registry
+        )
+        self._in_flight = Gauge("trireme_gateway_requests_running", "Requests being answered", registry=registry)
+        self._waiting = Gauge("trireme_gateway_requests_waiting", "Requests that wait for room", registry=registry)
+        self._connections = Gauge("trireme_gateway_connections", "Open connections", registry=registry)
+        self._cut = Counter(
+            "trireme_gateway_connections_cut", "Connections that were cut, by reason", ["reason"], registry=registry
+        )
+        self._shadow = Counter(
+            "trireme_gateway_shadow_requests",
+            "Copies of requests to a release on trial, by outcome",
+            ["release", "outcome"],
+            registry=registry,
+        )
+        self._shadow_ttft = Histogram(
+            "trireme_gateway_shadow_time_to_first_token_seconds",
+            "Of the copies",
+            ["release"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        for outcome in ("hit", "miss", "joined", "bypass"):
+            self._cache.labels(outcome)
+        self._running = 0
+
+    def began(self) -> None:
+        """A request began."""
+        self._running += 1
+
+    def ended(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+        """And ended."""
+        self._running -= 1
+        self._requests.labels(endpoint, model, status).inc()
+        self._duration.labels(endpoint, model).observe(seconds)
+
+    def first_token(self, model: str, release: str, cache: str, seconds: float) -> None:
+        """The first pieces of an answer are there."""
+        self._cache.labels(cache).inc()
+        self._ttft.labels(model, release, cache).observe(seconds)
+
+    def tokens(self, model: str, release: str, prompt: int, answer: int) -> None:
+        """An answer has ended."""
+        self._tokens.labels(model, release, "prompt").inc(prompt)
+        self._tokens.labels(model, release, "answer").inc(answer)
+
+    def queued(self, seconds: float) -> None:
+        """A request has waited for so long."""
+        self._queue_seconds.observe(seconds)
+
+    def cache_failed(self) -> None:
+        """Redis did not answer."""
+        self._cache_errors.inc()
+
+    def retried(self, server: str) -> None:
+        """A request goes to another server than this one."""
+        self._retries.labels(server).inc()
+
+    def ejected(self, server: str) -> None:
+        """A server is left out."""
+        self._ejections.labels(server).inc()
+
+    def server_ready(self, server: str, ready: bool) -> None:
+        """Whether a server can be asked."""
+        self._ready.labels(server).set(float(ready))
+
+    def cut(self, reason: str) -> None:
+        """A connection was cut."""
+        self._cut.labels(reason).inc()
+
+    def shadowed(self, release: str, outcome: str, ttft_s: float | None) -> None:
+        """A copy of a request was answered, or not."""
+        self._shadow.labels(release, outcome).inc()
+        if ttft_s is not None:
+            self._shadow_ttft.labels(release).observe(ttft_s)
+
+    def text(self, waiting: int, connections: int) -> bytes:
+        """In Prometheus' format."""
+        self._in_flight.set(self._running)
+        self._waiting.set(waiting)
+        self._connections.set(connections)
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""HTTP: connections and bodies that are bounded, the endpoints, and the process that serves them."""

@@ -1,0 +1,127 @@
+"""Connections that cannot be held open for nothing: uvicorn's own protocol, with limits that it does not have."""
+
+import asyncio
+import json
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ..metrics import Metrics
+from ..settings import Limits
+
+#: How often connections are looked at whose client may have stopped reading, in s.
+_SWEEP_S = 1.0
+
+
+def _plain_response(status: str, message: str, kind: str) -> bytes:
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    )
+    return head.encode() + b"\r\n" + body
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. A request's headers must come in time and be short, and what is sent must be read in time."""
+
+    limits: ClassVar[Limits]
+    metrics: ClassVar[Metrics]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._headers_due = True
+        self._header_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        #: What waited to be read by the client at the last look, in bytes, and for how many looks it did not shrink.
+        self.unread = 0
+        self.stalled_looks = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """uvicorn's, and the clock for the headers."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self.metrics.cut("too_many")
+            message = f"{self.limits.max_connections} connections are open, the most that may be"
+            transport.write(_plain_response("503 Service Unavailable", message, "server_error"))
+            transport.close()
+            return
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn's, and no clock any more."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """uvicorn's, and the length of the headers."""
+        if self._headers_due and self._timer is None:
+            self._expect_headers()
+        super().data_received(data)
+        if self._headers_due and self.transport is not None and not self.transport.is_closing():
+            self._header_bytes += len(data)
+            if self._header_bytes > self.limits.max_header_bytes:
+                self.metrics.cut("long_headers")
+                message = f"the request's headers have more than {self.limits.max_header_bytes} bytes"
+                self._refuse("431 Request Header Fields Too Large", message)
+
+    def on_message_begin(self) -> None:
+        """uvicorn's, and a way for the application to cut the connection."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"trireme.abort": {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """uvicorn's; the headers are there."""
+        self._headers_due = False
+        self._header_bytes = 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's; the next request may come."""
+        self._headers_due = True
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn says to what is no HTTP, as JSON."""
+        self._refuse("400 Bad Request", msg)
+
+    def _refuse(self, status: str, message: str) -> None:
+        self.transport.write(_plain_response(status, message, "invalid_request_error"))
+        self.transport.close()
+
+    def _expect_headers(self) -> None:
+        self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._headers_due and not self.transport.is_closing():
+            self.metrics.cut("late_headers")
+            message = f"the request's headers did not come within {self.limits.header_timeout_s:g} s"
+            self._refuse("408 Request Timeout", message)
+
+    def look(self) -> None:
+        """Cut the connection if its client has read nothing for too long."""
+        size = self.transport.get_write_buffer_size()
+        self.stalled_looks = self.stalled_looks + 1 if size and size >= self.unread else 0
+        self.unread = size
+        if self.stalled_looks * _SWEEP_S >= self.limits.write_timeout_s:
+            self.metrics.cut("not_read")
+            self.transport.abort()
+
+
+def guarded(limits: Limits, metrics: Metrics) -> type[GuardedProtocol]:
+    """The protocol with these limits."""
+    return type("Guarded", (GuardedProtocol,), {"limits": limits, "metrics": metrics})
+
+
+async def sweep(connections: set[Any]) -> None:
+    """Look at all connections, again and again."""
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        for connection in list(connections):
+            connection.look()
