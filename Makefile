@@ -1,4 +1,4 @@
-.PHONY: load cross-check bench-load setup-load soak-releases gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
+.PHONY: gateway bench-gateway setup-litellm load cross-check bench-load setup-load soak-releases gpu-acceptance build bench-build bench-path bench-engine bench-overload bench-functions serve test test-long test-build docs check format setup setup-dev setup-build publish lock train clean help
 .DEFAULT_GOAL := help
 
 # The first interpreter of a supported version on the PATH; say PYTHON=... to choose another.
@@ -11,6 +11,7 @@ endif
 PIP = -m pip --disable-pip-version-check -q
 VENV = .venv
 VENV_BUILD = .venv-build
+VENV_LITELLM = .venv-litellm
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -44,10 +45,18 @@ $(VENV_BUILD)/.build: requirements/build.txt requirements/torch.txt pyproject.to
 	@$(VENV_BUILD)/bin/python $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What the gateway is compared with, in an environment of its own: it pins hundreds of packages.
+$(VENV_LITELLM)/.litellm: requirements/litellm.txt
+	$(call make_venv,$(VENV_LITELLM))
+	@echo "Installing LiteLLM's proxy, to compare with ..." >&2
+	@$(VENV_LITELLM)/bin/python $(PIP) install --require-hashes -r requirements/litellm.txt
+	@touch $@
+
 setup: $(VENV)/.core
 setup-load: $(VENV)/.load
 setup-dev: $(VENV)/.dev
 setup-build: $(VENV_BUILD)/.build
+setup-litellm: $(VENV_LITELLM)/.litellm
 
 serve: setup ## Start a real Triton server on the model repository; ARGS="--http-port 9000" and so on
 	@exec $(VENV)/bin/trireme serve --profile cpu $(ARGS)
@@ -94,6 +103,9 @@ bench-overload: setup ## What is served in time under more load than can be done
 bench-load: setup-load ## How many messages/s one process of the load generator takes (about a minute)
 	@$(VENV)/bin/trireme bench load $(ARGS)
 
+bench-gateway: setup setup-litellm ## What the gateway costs, against bare gRPC and LiteLLM's proxy (about 3 minutes)
+	@$(VENV)/bin/trireme bench gateway $(ARGS)
+
 cross-check: setup-load ## The same load by trireme load and by NVIDIA's perf_analyzer (about 6 minutes)
 	@$(VENV)/bin/trireme bench cross-check $(ARGS)
 
@@ -117,9 +129,10 @@ docs: setup ## Write docs/tensors.md again
 
 lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) --extra gateway -o requirements/core.txt
+	@$(subst pyproject.toml requirements/install.in,requirements/litellm.in,$(LOCK)) -o requirements/litellm.txt
 	@$(LOCK) -c requirements/core.txt --extra load -o requirements/load.txt
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
 	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
 
 clean: ## Remove environments, caches and generated models
-	@rm -rf $(VENV) $(VENV_BUILD) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine
+	@rm -rf $(VENV) $(VENV_BUILD) $(VENV_LITELLM) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import uvicorn
@@ -42,11 +42,29 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, told when it is to end before it ends."""
+    """uvicorn's, that says when it serves, and when it is to end."""
 
-    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, began: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
+        self._began = began
         self._ending = ending
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self._began()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take the signals that end it; uvicorn would send them to the process again in the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """A signal: drain, or with the second one end at once."""
@@ -82,14 +100,13 @@ def serve(
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
-        server = _Server(config, ending)
+        server = _Server(config, announce, ending)
         await service.start()
         sweeping = asyncio.create_task(sweep(server.server_state.connections))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: _reload(service, reread, reloading))
         # What is there now lives as long as the process.
         gc.collect()
         gc.freeze()
-        announce()
         try:
             await server.serve([listening])
         finally:
@@ -97,8 +114,7 @@ def serve(
             await service.stop()
 
     reloading: set[asyncio.Task[None]] = set()
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(main()) if hasattr(uvloop, "run") else asyncio.run(main())
+    uvloop.run(main())
 
 
 def _reload(service: Service, reread: Callable[[], Settings], reloading: set["asyncio.Task[None]"]) -> None:

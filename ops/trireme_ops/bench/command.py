@@ -16,6 +16,7 @@ _SECONDS = {
     "releases": 1.0,
     "load": 8.0,
     "cross-check": 6.0,
+    "gateway": 5.0,
 }
 
 
@@ -36,7 +37,7 @@ def clients(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
-    from . import build, cross_check, engine, generator, overload, path, releases
+    from . import build, cross_check, engine, gateway, generator, overload, path, releases
 
     # What a run has started ends with it, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         "build": build.run,
         "load": generator.run,
         "cross-check": cross_check.run,
+        "gateway": gateway.run,
     }
     if arguments.what == "releases":
         return releases.run(Layout.find(), arguments.swaps, arguments.clients)

@@ -50,16 +50,17 @@ def measure(server: EmbeddedServer, load: Load) -> Measured:
 
 def put_on(load: Load) -> Result:
     """Put `load` on whatever serves at its address. Raises OperatorError where it fails."""
-    return _run(["trireme_ops.bench.load"], load)
+    return run_module(["trireme_ops.bench.load"], load)
 
 
 def measure_engine(name: str, folder: Path, settings: EngineSettings, tokenizer: Path, load: Load) -> Result:
     """Put `load` on the engine alone, in a process of its own."""
     arguments = [name, str(folder), json.dumps(asdict(settings)), str(tokenizer)]
-    return _run(["trireme_ops.bench.direct", *arguments], load)
+    return run_module(["trireme_ops.bench.direct", *arguments], load)
 
 
-def _run(module: list[str], load: Load) -> Result:
+def run_module(module: list[str], load: Any) -> Result:
+    """Put a load on by one of the modules of this package. Raises OperatorError where it fails."""
     command = [sys.executable, "-m", *module]
     done = subprocess.run(command, input=json.dumps(asdict(load)), capture_output=True, text=True, check=False)
     if done.returncode != 0:
