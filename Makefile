@@ -58,8 +58,11 @@ setup-dev: $(VENV)/.dev
 setup-build: $(VENV_BUILD)/.build
 setup-litellm: $(VENV_LITELLM)/.litellm
 
-serve: setup ## Start a real Triton server on the model repository; ARGS="--http-port 9000" and so on
-	@exec $(VENV)/bin/trireme serve --profile cpu $(ARGS)
+serve: setup ## Start a real Triton server on the model repository, and a gateway; ARGS="--http-port 9000" and so on
+	@exec $(VENV)/bin/trireme serve --profile cpu --gateway-port 8080 $(ARGS)
+
+gateway: setup ## Start a gateway for OpenAI's API; ARGS="--config gateway.toml"
+	@exec $(VENV)/bin/trireme gateway $(ARGS)
 
 load: setup-load ## 60 s of mixed streaming traffic over gRPC, and a report; HOST=127.0.0.1:8001 for a server that runs
 	@$(VENV)/bin/trireme load --scenario mixed $(if $(HOST),--host $(HOST),--serve) $(ARGS)

@@ -262,6 +262,15 @@ def free_ports(wanted: embedded.Ports) -> list[Finding]:
     return findings
 
 
+def free_gateway_port(wanted: int | None) -> list[Finding]:
+    """Whether a gateway could listen; nothing to say where none is wanted."""
+    if wanted is None or ports.is_free(wanted):
+        return []
+    (other,) = ports.free_ports(1)
+    fix = f"make serve ARGS='--gateway-port {other}', or off   (or stop what listens there)"
+    return [Finding("gateway port", Status.FAIL, f"{wanted} is in use", fix)]
+
+
 def manifests(layout: Layout) -> list[Finding]:
     """Every version folder that is served against its manifest, and the engine's source."""
     findings = []

@@ -103,6 +103,11 @@ def _begin_session() -> None:
     _yield_to_clients()
 
 
+def _begin_group() -> None:
+    os.setpgid(0, 0)
+    _end_with_parent()
+
+
 def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> "subprocess.Popen[bytes]":
     """Start a process as the leader of a session of its own.
 
@@ -116,6 +121,13 @@ def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO)
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=_begin_session,
+    )
+
+
+def start_child(command: Sequence[str], log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start a process of this one's session that Ctrl-C does not reach, and that is killed if this process dies."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_begin_group
     )
 
 

@@ -17,15 +17,17 @@ from typing import Any
 from trireme_runtime.versions import KEY_VARIABLE
 
 from . import ports
-from .arguments import add_port_arguments, ports_of
-from .checks import Finding, Status, all_checks, free_ports
+from .arguments import add_port_arguments, port, ports_of
+from .checks import Finding, Status, all_checks, free_gateway_port, free_ports
 from .doctor import render
 from .embedded import ADDRESS, Ports
 from .engines import prepare_engines
 from .errors import OperatorError
+from .gateway_process import GatewayProcess
 from .layout import Layout
 from .releases import endpoint
 from .releases.host import ReleaseHost
+from .releases.llm import llms
 from .releases.release import read_release
 from .releases.view import View, one_of_its_name
 from .server import EmbeddedServer
@@ -59,6 +61,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument(
         "--replace-live", action="store_true", help="start with --release even where another one was live"
+    )
+    parser.add_argument(
+        "--gateway-port",
+        type=gateway_port,
+        metavar="PORT",
+        help="also start a gateway for OpenAI's API on this port (default: off; `make serve`: 8080)",
     )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
@@ -118,7 +126,17 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _announce(server: EmbeddedServer, started: float) -> None:
+def gateway_port(text: str) -> int | None:
+    """A port from 1, or off. Raises argparse.ArgumentTypeError."""
+    if text == "off":
+        return None
+    number = port(text)
+    if not number:
+        raise argparse.ArgumentTypeError("0 is no port for the gateway; allowed are 1 to 65535, and off")
+    return number
+
+
+def _announce(server: EmbeddedServer, gateway: GatewayProcess | None, started: float) -> None:
     grpc = f"{ADDRESS}:{server.ports.grpc}"
     url = "" if server.ports.grpc == 8001 else f" --url {grpc}"
     print(
@@ -127,7 +145,8 @@ def _announce(server: EmbeddedServer, started: float) -> None:
         f"  HTTP     http://{ADDRESS}:{server.ports.http}\n"
         f"  metrics  http://{ADDRESS}:{server.ports.metrics}/metrics\n"
         f"  health   http://{ADDRESS}:{server.ports.health}/v2/health/ready\n"
-        f"  log      {_shown(server.log_path)}\n"
+        + (f"  OpenAI   http://{gateway.address}/v1\n" if gateway is not None else "")
+        + f"  log      {_shown(server.log_path)}\n"
         f"Ask it something, from another terminal:\n"
         f'  {_shown(Path(sys.argv[0]))} ask{url} "What is 37 + 58?"\n'
         f"Ctrl-C stops it.",
@@ -135,7 +154,7 @@ def _announce(server: EmbeddedServer, started: float) -> None:
     )
 
 
-def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
+def _write_ready_file(path: Path, server: EmbeddedServer, gateway: GatewayProcess | None) -> None:
     ready = {
         "pid": os.getpid(),
         "triton_pid": server.process.pid,
@@ -144,6 +163,8 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
         "metrics": f"{ADDRESS}:{server.ports.metrics}",
         "health": f"{ADDRESS}:{server.ports.health}",
     }
+    if gateway is not None:
+        ready |= {"gateway": gateway.address, "gateway_pid": gateway.pid}
     staging = path.with_name(f"{path.name}.{os.getpid()}")
     staging.write_text(json.dumps(ready), encoding="utf-8")
     staging.rename(path)
@@ -162,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ[KEY_VARIABLE] = str(arguments.version_key.resolve())
     wanted = ports_of(arguments)
     # Said first: a server that runs has its ports, and mostly its name, too.
-    _refuse(free_ports(wanted))
+    _refuse([*free_ports(wanted), *free_gateway_port(arguments.gateway_port)])
     name = _server_name(arguments.name, wanted)
     with one_of_its_name(layout, name):
         return _serve(arguments, layout, wanted, name, started)
@@ -196,16 +217,23 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
     server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)
     host = ReleaseHost(layout, server, view, name)
+    gateway = None
+    if arguments.gateway_port is not None:
+        names = [llm.name for llm in llms(layout)]
+        gateway_log = layout.state / "logs" / f"gateway-{arguments.gateway_port}.log"
+        gateway = GatewayProcess(resolved, arguments.gateway_port, names, gateway_log, arguments.drain_timeout)
     control = partial(endpoint.answer, host, layout.control_key())
     signals = _Signals()
     print("Starting tritonserver ...", flush=True)
 
     def write_ready_file() -> None:
         if arguments.ready_file:
-            _write_ready_file(arguments.ready_file, server)
+            _write_ready_file(arguments.ready_file, server, gateway)
 
     def announce() -> None:
-        _announce(server, started)
+        if gateway is not None:
+            gateway.start()
+        _announce(server, gateway, started)
         write_ready_file()
 
     def say(message: str) -> None:
@@ -217,6 +245,9 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
         supervisor.run(announce, write_ready_file)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
     finally:
+        if gateway is not None:
+            # First: what it was asked is with the server.
+            gateway.stop()
         if server.was_started:
             server.stop(at_once=lambda: signals.count > 1)
         if arguments.ready_file:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from trireme_client import Generation, Guide, Message
+from trireme_client import Generation, Guide, InvalidArgument, Message
 
 from ..settings import Limits
 from .errors import BadRequest
@@ -21,6 +21,15 @@ _SHOWN = 60
 
 _FIELD = re.compile(r"[a-z_]+")
 _KINDS_OF_A_UNION = {"str", "int", "float", "bool", "list", "dict", "none"}
+
+#: The name that a server's message begins with, and what that is called in the API where it is called otherwise.
+_TENSOR = re.compile(r"[a-z_]+")
+_PARAMS = {
+    "guided_decoding_guide": "response_format",
+    "guided_decoding_guide_type": "response_format",
+    "num_return_sequences": "n",
+    "stop_words": "stop",
+}
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -51,7 +60,7 @@ def parse(kind: type[_Body], body: bytes) -> _Body:
 
 
 def _bad_request(kind: type[BaseModel], error: ValidationError) -> BadRequest:
-    detail = error.errors(include_url=False)[0]
+    detail = _worst(error)
     place, top = _place(detail["loc"])
     if detail["type"] == "json_invalid":
         return BadRequest(f"the body is no valid JSON: {detail['ctx']['error']}", None, "invalid_json")
@@ -67,6 +76,29 @@ def _bad_request(kind: type[BaseModel], error: ValidationError) -> BadRequest:
     if field is not None and field.description:
         message = f"{message}. {field.description}"
     return BadRequest(message, place, "invalid_value")
+
+
+def _worst(error: ValidationError) -> Any:
+    """Of all that is wrong with the first field that is: not that it has the wrong type for one of several forms, where
+    it has the right one for another; and the innermost."""
+    details = error.errors(include_url=False)
+    ours = [detail for detail in details if detail["loc"][:1] == details[0]["loc"][:1]]
+    return min(ours, key=lambda detail: (detail["type"].endswith("_type"), -len(detail["loc"])))
+
+
+def of_server(error: InvalidArgument, is_chat: bool) -> BadRequest:
+    """What a server refuses, with the names of the API instead of those of tensors."""
+    prompt = "messages" if is_chat else "prompt"
+    if error.message.startswith("the prompt has"):
+        return BadRequest(error.message, prompt, "context_length_exceeded")
+    name = _TENSOR.match(error.message)
+    if name is None:
+        return BadRequest(error.message)
+    param = {**_PARAMS, "text_input": prompt, "messages": "messages"}.get(name[0], name[0])
+    known = (ChatRequest if is_chat else CompletionRequest).model_fields
+    if param not in known:
+        return BadRequest(error.message)
+    return BadRequest(param + error.message[name.end() :], param, "invalid_value")
 
 
 def _shown(value: Any) -> str:

@@ -137,6 +137,14 @@ class Link:
             with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
                 await answer
 
+    async def is_live(self, timeout_s: float) -> bool:
+        """Whether the server answers at all."""
+        try:
+            await self._ask("ServerLive", service_pb2.ServerLiveRequest(), service_pb2.ServerLiveResponse, timeout_s)
+        except grpc.RpcError:
+            return False
+        return True
+
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         """Whether the server says that a model is ready. Raises TriremeError if it does not answer."""
         request = service_pb2.ModelReadyRequest(name=model)

@@ -81,7 +81,8 @@ class Watch:
         except (TriremeError, OSError, asyncio.TimeoutError):
             server.ready = False
             self._steps.clear()
-            self._silent += 1
+            # One that is ending has no health port any more, and still answers what it was asked.
+            self._silent = 0 if await server.link.is_live(self._settings.timeout_s) else self._silent + 1
             if self._silent == _LOST_AFTER:
                 server.lost()
         if before != (server.ready, server.serving):

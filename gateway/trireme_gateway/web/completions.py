@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trireme_client import Answer, Cancelled, Delta, InternalError, TriremeError
+from trireme_client import Answer, Cancelled, Delta, InternalError, InvalidArgument, TriremeError
 from trireme_client.wire import Collector
 
-from ..api.errors import CLIENT_LEFT, ModelNotFound, body_of, headers_of, status_of
-from ..api.translate import ALL_THAT_IS_LEFT, Wish, parse
+from ..api.errors import CLIENT_LEFT, BadRequest, ModelNotFound, body_of, headers_of, status_of
+from ..api.fields import ChatRequest
+from ..api.translate import ALL_THAT_IS_LEFT, Wish, of_server, parse
 from ..api.wording import DONE, Heading, Usage, Wording
 from ..cache.key import is_exact
 from ..fleet.ask import Ask, cost_of, prompt_text
@@ -62,6 +63,10 @@ class Completions:
                 body = await read_body(receive, self._service.settings.limits)
                 watcher = asyncio.create_task(_watch(receive, exchange, _current()))
                 await self._answer(exchange, body, send)
+            except InvalidArgument as error:
+                is_ours = isinstance(error, BadRequest)
+                known = error if is_ours else of_server(error, self._body is ChatRequest)
+                await self._fail(exchange, known, send)
             except TriremeError as error:
                 await self._fail(exchange, error, send)
             except (asyncio.CancelledError, Disconnected):

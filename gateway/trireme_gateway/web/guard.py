@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import socket
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..metrics import Metrics
 from ..settings import Limits
+
+#: What the kernel keeps of what a client has not read, in bytes (Linux doubles it); it would grow to megabytes.
+_SEND_BUFFER = 128 << 10
 
 #: How often connections are looked at whose client may have stopped reading, in s.
 _SWEEP_S = 1.0
@@ -45,6 +49,8 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.write(_plain_response("503 Service Unavailable", message, "server_error"))
             transport.close()
             return
+        if (connected := transport.get_extra_info("socket")) is not None and connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:

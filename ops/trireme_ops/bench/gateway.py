@@ -207,7 +207,19 @@ def litellm(layout: Layout, server: EmbeddedServer, folder: Path) -> Iterator[st
     model = {"model_name": "ensemble", "litellm_params": {"model": "triton/ensemble", "api_base": base}}
     # YAML takes JSON.
     config.write_text(json.dumps({"model_list": [model]}))
-    command = [str(python), "-c", _START_LITELLM, "--config", str(config), "--host", ADDRESS, "--port", str(port), "--num_workers", "1"]
+    command = [
+        str(python),
+        "-c",
+        _START_LITELLM,
+        "--config",
+        str(config),
+        "--host",
+        ADDRESS,
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    ]
     environment = {
         **os.environ,
         "LITELLM_LOG": "ERROR",
