@@ -6,6 +6,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from gateway_runs import Gateway, server_options, started_gateway
 from raw import Raw, connected
 from support import CHECKPOINT, Server, rounds, start_server, stop_server
 from trireme_client import Client
@@ -24,6 +25,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     stop_server(running)
     assert not running.session()
     assert not running.regions()
+
+
+@pytest.fixture(scope="session")
+def gateway(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway in front of it."""
+    with started_gateway(tmp_path_factory.mktemp("gateway"), *server_options(server)) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """With OpenAI's own SDK (pip install openai), against the gateway: one answer, and one that streams.
 
-    python openai_chat.py [http://127.0.0.1:8080/v1]
+python openai_chat.py [http://127.0.0.1:8080/v1]
 """
 
 import sys

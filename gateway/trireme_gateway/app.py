@@ -1,6 +1,5 @@
 """The gateway as an ASGI application."""
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +28,6 @@ class Gateway:
         self._metrics = metrics
         self._connections = connections
         self._created = int(time.time())
-        self._document = json.dumps(openapi_document()).encode()
         chat = Completions(service, metrics, "chat", ChatRequest, wish_of_chat, ChatWording)
         plain = Completions(service, metrics, "completions", CompletionRequest, wish_of_completion, CompletionWording)
         self.app = Starlette(
@@ -84,7 +82,7 @@ class Gateway:
         return Response(text, media_type=CONTENT_TYPE)
 
     async def _openapi(self, _request: Request) -> Response:
-        return Response(self._document, media_type="application/json")
+        return JSONResponse(openapi_document([model.id for model in self.service.settings.model]))
 
 
 def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:

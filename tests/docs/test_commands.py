@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway_runs import Gateway
 from support import ROOT, Server
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,8 +36,11 @@ def commands() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("page", "command", "output"), commands(), ids=lambda value: value[:40])
-def test_a_command_prints_what_the_page_says(server: Server, page: str, command: str, output: str) -> None:
-    here = command.replace("127.0.0.1:8000", server.addresses["http"])
+def test_a_command_prints_what_the_page_says(
+    server: Server, gateway: Gateway, page: str, command: str, output: str
+) -> None:
+    here = command.replace("127.0.0.1:8080", gateway.address)
+    here = here.replace("127.0.0.1:8000", server.addresses["http"])
     here = here.replace("127.0.0.1:8003", server.addresses["health"])
     here = here.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
     done = subprocess.run(
@@ -51,10 +55,10 @@ def test_a_command_prints_what_the_page_says(server: Server, page: str, command:
 
 
 @pytest.mark.parametrize("page", sorted({page.name for page, _ in blocks("python")}))
-def test_the_python_of_a_page_runs(server: Server, page: str) -> None:
+def test_the_python_of_a_page_runs(server: Server, gateway: Gateway, page: str) -> None:
     for source, body in blocks("python"):
         if source.name == page:
-            code = body.replace("127.0.0.1:8001", server.grpc)
+            code = body.replace("127.0.0.1:8001", server.grpc).replace("127.0.0.1:8080", gateway.address)
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             assert done.stdout

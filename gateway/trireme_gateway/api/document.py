@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the same classes that read requests."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -110,8 +111,17 @@ def _errors(*statuses: int) -> dict[str, Any]:
     return {str(status): {"description": _ERROR_STATUSES[status], "content": _json_of("Error")} for status in statuses}
 
 
-def _post(summary: str, body: str, answer: str) -> dict[str, Any]:
-    content = {**_json_of(answer), "text/event-stream": {"schema": {"type": "string"}}}
+#: With "stream": true, each event.
+_EVENT = _object(["data"], data={"type": "string", "description": "A chunk as JSON, an error, or in the end [DONE]"})
+
+
+def _post(summary: str, body: str, answer: str, example: dict[str, Any]) -> dict[str, Any]:
+    content = {**_json_of(answer), "text/event-stream": {"schema": _EVENT}}
+    media = _json_of(body)
+    media["application/json"]["examples"] = {
+        "whole": {"value": example},
+        "streamed": {"value": {**example, "stream": True, "stream_options": {"include_usage": True}}},
+    }
     return {
         "post": {
             "summary": summary,
@@ -120,7 +130,7 @@ def _post(summary: str, body: str, answer: str) -> dict[str, Any]:
                 {"name": name, "in": "header", "schema": schema, "description": description}
                 for name, schema, description in _HEADERS
             ],
-            "requestBody": {"required": True, "content": _json_of(body)},
+            "requestBody": {"required": True, "content": media},
             "responses": {"200": {"description": "The answer", "content": content}, **_errors(*_ERROR_STATUSES)},
         }
     }
@@ -136,26 +146,30 @@ def _ok(schema: str) -> dict[str, Any]:
     return {"200": {"description": "As asked for", "content": _json_of(schema)}}
 
 
-def openapi_document() -> dict[str, Any]:
-    """The document, as of OpenAPI 3.1."""
+def openapi_document(models: Sequence[str]) -> dict[str, Any]:
+    """The document, as of OpenAPI 3.1, of a gateway that has these models."""
     _, definitions = models_json_schema(
         [(ChatRequest, "validation"), (CompletionRequest, "validation")],
         ref_template="#/components/schemas/{model}",
     )
+    for body in ("ChatRequest", "CompletionRequest"):
+        definitions["$defs"][body]["properties"]["model"] = {"enum": list(models)}
+    chat = {"model": models[0], "messages": [{"role": "user", "content": "What is 37 + 58?"}], "max_tokens": 16}
+    text = {"model": models[0], "prompt": "What is 37 + 58?", "max_tokens": 16}
     busy = {"503": {"description": _ERROR_STATUSES[503], "content": _json_of("Status")}}
     model_id = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
-    text = {"200": {"description": "As asked for", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    plain = {"200": {"description": "As asked for", "content": {"text/plain": {"schema": {"type": "string"}}}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Trireme", "version": version("trireme"), "description": "OpenAI's API over Triton servers."},
         "paths": {
-            "/v1/chat/completions": _post("Answer a chat", "ChatRequest", "ChatAnswer"),
-            "/v1/completions": _post("Continue a text", "CompletionRequest", "CompletionAnswer"),
+            "/v1/chat/completions": _post("Answer a chat", "ChatRequest", "ChatAnswer", chat),
+            "/v1/completions": _post("Continue a text", "CompletionRequest", "CompletionAnswer", text),
             "/v1/models": _get("The models", "models", _ok("Models")),
             "/v1/models/{id}": _get("One model", "model", {**_ok("Model"), **_errors(404)}, model_id),
             "/health/live": _get("Whether the gateway runs", "live", _ok("Status")),
             "/health/ready": _get("Whether it can answer", "ready", {**_ok("Status"), **busy}),
-            "/metrics": _get("For Prometheus", "metrics", text),
+            "/metrics": _get("For Prometheus", "metrics", plain),
         },
         "components": {"schemas": {**definitions["$defs"], **_ANSWERS}},
     }

@@ -104,6 +104,7 @@ class Fleet:
 
     def _add(self, address: ServerAddress) -> None:
         server = Server(address, self._settings.health, self._settings.queue.spare_sequences)
+        server.link.connect()
         self._servers.append(server)
         watch = Watch(server, self._wanted, self._settings.health, self._changed)
         self._watches[server.name] = watch

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
-from trireme_client import Delta, Generation, TriremeError, Unavailable
+from trireme_client import DeadlineExceeded, Delta, Generation, TriremeError, Unavailable
 from trireme_client.errors import error_from_rpc
 from trireme_client.wire import request_of, streamed_deltas_of
 from trireme_runtime.contract import UNARY_ID_PREFIX
@@ -60,6 +60,8 @@ class Call:
                 raise
             except grpc.RpcError as error:
                 self._ended = True
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise DeadlineExceeded("the answer was not complete when its time was over") from None
                 raise error_from_rpc(error) from error
             except TriremeError:
                 self._ended = True
@@ -94,18 +96,21 @@ def _is_cancelling() -> bool:
 
 
 class Link:
-    """A connection to one server, for one event loop. address: host:port."""
+    """A connection to one server, for one event loop. address: host:port. Use `connect` first, and `close`."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def connect(self) -> None:
+        """Connect, now or when the server is there."""
+        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
         # One request a call: on the wire that is the same as a stream that ends after it, and cheaper.
         self._infer: Any = self._channel.unary_stream(
             f"{_SERVICE}ModelStreamInfer",
             service_pb2.ModelInferRequest.SerializeToString,
             service_pb2.ModelStreamInferResponse.FromString,
         )
-        self._ending: set[asyncio.Task[None]] = set()
 
     def start(self, generation: Generation, served: Served, stream: bool, timeout_s: float | None) -> Call:
         """Begin a generation. Raises InvalidArgument for what cannot be sent."""
