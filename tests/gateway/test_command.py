@@ -1,18 +1,23 @@
 """`trireme gateway`, and the gateway that `trireme serve` starts."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+
 from gateway_runs import Gateway, chat
-from support import TRIREME, Server, start_server, stop_server, wait_for
+from support import ROOT, TRIREME, Server, start_server, stop_server, wait_for
 from trireme_gateway.errors import SettingError
-from trireme_gateway.settings import read_settings
+from trireme_gateway.settings import Settings, read_settings
 from trireme_ops.ports import free_ports
 
 
@@ -45,6 +50,22 @@ def test_settings_that_are_wrong(tmp_path: Path, text: str, message: str) -> Non
         read_settings(path, {})
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_the_settings_of_the_page_are_the_defaults(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    (text,) = [
+        block for block in re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if "policy" in block
+    ]
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    told, defaults = read_settings(path, {}).model_dump(), Settings().model_dump()
+    told["server"] = defaults["server"]
+    told["model"] = defaults["model"]
+    assert told == defaults
+    written = tomllib.loads(text) if sys.version_info >= (3, 11) else None
+    for table in ("cache", "queue", "limits", "health"):
+        assert written is None or written[table].keys() == defaults[table].keys()
 
 
 def ended(*options: str) -> str:

@@ -2,10 +2,25 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from gateway_runs import Gateway, call
-from support import rounds
+import pytest
+
+from gateway_runs import Gateway, call, server_options, started_gateway
+from support import rounds, start_null_server, stop_server
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """In front of a server that answers at once."""
+    folder = tmp_path_factory.mktemp("schema")
+    server = start_null_server(folder, 0.0)
+    try:
+        with started_gateway(folder / "gateway", *server_options(server)) as running:
+            yield running
+    finally:
+        stop_server(server)
 
 
 def answered(gateway: Gateway) -> float:

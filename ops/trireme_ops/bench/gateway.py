@@ -177,16 +177,24 @@ def _hits(address: str, seconds: float) -> dict[str, float]:
 def _short(layout: Layout, server: EmbeddedServer, folder: Path, seconds: float) -> dict[str, float | None]:
     """Short answers, through the gateway and through LiteLLM's proxy."""
     load = HttpLoad("", ASKING, SHORT_TOKENS, seconds, False, body={"model": "ensemble"})
-    found: dict[str, list[float]] = {"gateway": [], "litellm": []}
+    bare = Load(grpc_address(server), "ensemble", ASKING, SHORT_TOKENS, seconds, stream=False)
+    found: dict[str, list[float]] = {"grpc": [], "gateway": [], "litellm": []}
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(litellm(layout, server, folder))
         ours = stack.enter_context(gateway(server, folder / "gateway.log", "--cache", "none"))
         for _ in range(ROUNDS):
+            result = put_on(bare)
+            found["grpc"].append(result.requests / result.seconds)
             for name, address in (("gateway", ours.address), ("litellm", other)):
                 if address is not None:
                     result = ask(replace(load, address=address))
                     found[name].append(result.requests / result.seconds)
-    figures: dict[str, float | None] = {"rps": _middle(found["gateway"]), "litellm_rps": None, "rps_over_litellm": None}
+    figures: dict[str, float | None] = {
+        "grpc_rps": _middle(found["grpc"]),
+        "rps": _middle(found["gateway"]),
+        "litellm_rps": None,
+        "rps_over_litellm": None,
+    }
     if found["litellm"]:
         ratios = [mine / theirs for mine, theirs in zip(found["gateway"], found["litellm"], strict=True)]
         figures |= {"litellm_rps": _middle(found["litellm"]), "rps_over_litellm": _middle(ratios)}

@@ -35,9 +35,10 @@ class Load:
     """`concurrency` streams, each of which asks `model` for `max_tokens` again and again.
 
     Measured for `seconds` after `warm_up_s`. prompt: the text; a number is put in front, so that no two are equal.
-    outputs: those that are asked for, all where none is named. With rate_per_s, an open loop of so many requests;
-    with pause_s, a stream waits so long before it asks again. With keep_streams, each gRPC stream serves one request of
-    `ensemble` after the other, as those of `tritonclient` do; else each request has one of its own.
+    stream: whether pieces are wanted as they come. outputs: those that are asked for, all where none is named. With
+    rate_per_s, an open loop of so many requests; with pause_s, a stream waits so long before it asks again. With
+    keep_streams, each gRPC stream serves one request of `ensemble` after the other, as those of `tritonclient` do; else
+    each request has one of its own.
     """
 
     address: str
@@ -49,6 +50,7 @@ class Load:
     rate_per_s: float = 0.0
     pause_s: float = 0.0
     keep_streams: bool = False
+    stream: bool = True
     prompt: str = "Tell me something."
     outputs: tuple[str, ...] = ()
 
@@ -91,7 +93,7 @@ def request_of(load: Load, number: int) -> bytes:
         ("text_input", "BYTES", serialize_byte_tensor(text).item()),
         ("max_tokens", "INT32", np.int32(load.max_tokens).tobytes()),
         ("end_id", "INT32", np.int32(-1).tobytes()),
-        ("stream", "BOOL", b"\1"),
+        ("stream", "BOOL", bytes([load.stream])),
     ):
         request.inputs.add(name=name, datatype=dtype, shape=[1, 1])
         request.raw_input_contents.append(raw)
