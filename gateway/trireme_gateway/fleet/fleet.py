@@ -155,18 +155,20 @@ class Fleet:
 
     def _changed(self) -> None:
         for server in self._servers:
-            self._metrics.server_ready(server.name, server.is_usable(self.now()))
+            self._metrics.server_ready(server.name, server.ready)
         for queue in self._queues.values():
             queue.pump()
 
     @property
     def is_ready(self) -> bool:
         """Whether every LLM is served by somebody."""
+        return all(self._usable(llm) for llm in self._settings.llms)
+
+    def _usable(self, llm: str) -> list[Server]:
+        """The servers that can be asked for an LLM: not those that are left out, unless that is all of them."""
         now = self.now()
-        return all(
-            any(llm in server.serving and server.is_usable(now) for server in self._servers)
-            for llm in self._settings.llms
-        )
+        ready = [server for server in self._servers if server.ready and llm in server.serving]
+        return [server for server in ready if now >= server.ejected_until] or ready
 
     def waiting(self) -> int:
         """How many requests wait."""
@@ -174,20 +176,14 @@ class Fleet:
 
     def live(self, llm: str) -> list[Release]:
         """The releases that are live on the servers that can be asked, one for each server."""
-        now = self.now()
-        return [
-            server.serving[llm].live.release
-            for server in self._servers
-            if llm in server.serving and server.is_usable(now)
-        ]
+        return [server.serving[llm].live.release for server in self._usable(llm)]
 
     def release_for(self, ask: Ask) -> Release:
         """The release that is to answer. Raises Unavailable if there is none."""
-        now = self.now()
         canary = canary_of(ask, self._settings.canary)
         if canary is not None:
-            for server in self._servers:
-                served = server.serves(ask.llm, canary, now)
+            for server in self._usable(ask.llm):
+                served = server.serves(ask.llm, canary)
                 if served is not None:
                     return served.release
         live = self.live(ask.llm)
@@ -202,8 +198,7 @@ class Fleet:
 
     def _place(self, ask: Ask, release: str, excluded: Collection[str]) -> Server | None:
         """See `queue.Place`."""
-        now = self.now()
-        serving = [server for server in self._servers if server.serves(ask.llm, release, now) is not None]
+        serving = [server for server in self._usable(ask.llm) if server.serves(ask.llm, release) is not None]
         if not serving:
             raise ReleaseGone(f"no server is ready for {ask.llm} ({release})", _COME_BACK_MS)
         others = [server for server in serving if server.name not in excluded]
@@ -223,7 +218,7 @@ class Fleet:
             self._metrics.queued(self.now() - began)
             call = None
             try:
-                served = server.serves(ask.llm, release.name, self.now())
+                served = server.serves(ask.llm, release.name)
                 if served is None or served.release != release:
                     raise ReleaseGone(f"{release.name} is served by {server.name} no more")
                 call = server.link.start(self._with_deadline(ask), served, ask.stream, self._timeout_s(ask))
@@ -250,7 +245,10 @@ class Fleet:
 
     async def _has_gone(self, server: Server, ask: Ask, release: Release) -> bool:
         """Whether a server that is there does not serve a release any more; it is asked."""
-        await self._watches[server.name].looked(self._settings.health.timeout_s)
+        watch = self._watches.get(server.name)
+        if watch is None:
+            return True
+        await watch.looked(self._settings.health.timeout_s)
         serving = server.serving.get(ask.llm)
         served = serving.of(release.name) if serving is not None else None
         return server.ready and (served is None or served.release != release)
@@ -263,11 +261,12 @@ class Fleet:
 
     def note_failure(self, server: Server, error: TriremeError) -> None:
         """What a server answered instead of an answer may speak against it."""
-        if isinstance(error, Unavailable | InternalError):
+        # Not an internal error: a request that has one each time would have all servers left out.
+        if isinstance(error, Unavailable):
             if server.failed(self.now()):
                 self._metrics.ejected(server.name)
-            if server.name in self._watches:
-                self._watches[server.name].look_soon()
+            if (watch := self._watches.get(server.name)) is not None:
+                watch.look_soon()
         else:
             server.answered()
 

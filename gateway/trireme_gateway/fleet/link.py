@@ -61,6 +61,8 @@ class Call:
             except grpc.RpcError as error:
                 self._ended = True
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    if not self._stream:
+                        self._link.end_later(self._call, self._served.engine, self._request_id)
                     raise DeadlineExceeded("the answer was not complete when its time was over") from None
                 raise error_from_rpc(error) from error
             except TriremeError:

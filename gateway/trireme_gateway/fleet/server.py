@@ -60,16 +60,10 @@ class Server:
         self._eject_s = settings.eject_s
         self._spare_sequences = spare_sequences
 
-    def serves(self, llm: str, release: str, now: float) -> Served | None:
+    def serves(self, llm: str, release: str) -> Served | None:
         """The release as it is to be asked for here; None if it cannot be."""
         serving = self.serving.get(llm)
-        if serving is None or not self.is_usable(now):
-            return None
-        return serving.of(release)
-
-    def is_usable(self, now: float) -> bool:
-        """Whether it may be asked."""
-        return self.ready and now >= self.ejected_until
+        return serving.of(release) if self.ready and serving is not None else None
 
     def now_serves(self, llm: str, serving: Serving) -> None:
         """Note what it serves."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from trireme_client import TriremeError
+from trireme_client import DeadlineExceeded, TriremeError
 
 from ..settings import HealthSettings
 from .server import Server
@@ -78,12 +78,15 @@ class Watch:
                 await self._read_serving()
             server.ready = ready and bool(server.serving)
             self._silent = 0
-        except (TriremeError, OSError, asyncio.TimeoutError):
-            server.ready = False
-            self._steps.clear()
-            # One that is ending has no health port any more, and still answers what it was asked.
-            self._silent = 0 if await server.link.is_live(self._settings.timeout_s) else self._silent + 1
-            if self._silent == _LOST_AFTER:
+        except (TriremeError, OSError, asyncio.TimeoutError) as error:
+            self._silent += 1
+            # On a busy machine an answer may be late once.
+            is_late = isinstance(error, asyncio.TimeoutError | DeadlineExceeded)
+            if not is_late or self._silent >= _LOST_AFTER:
+                server.ready = False
+                self._steps.clear()
+            if self._silent >= _LOST_AFTER and not await server.link.is_live(self._settings.timeout_s):
+                # One that is ending has no health port any more, and still answers what it was asked.
                 server.lost()
         if before != (server.ready, server.serving):
             self._changed()
@@ -111,6 +114,8 @@ class Watch:
                     continue
                 server.now_serves(llm, await server.link.serving(llm, releases, timeout_s))
                 self._steps[llm] = steps
+            except DeadlineExceeded:
+                raise
             except TriremeError:
                 server.serving.pop(llm, None)
                 self._steps.pop(llm, None)

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .load import Result, cpu_s
+from .load import Result, measured
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _COUNT = re.compile(rb'"completion_tokens": ?(\d+)')
@@ -149,33 +149,19 @@ async def run(load: HttpLoad) -> Result:
         return sum(client.events for client in clients)
 
     workers = [asyncio.create_task(worker(index)) for index in range(load.concurrency)]
-    await _for(load.warm_up_s, workers)
-    before, cpu_before, began = under_way(), cpu_s(), time.perf_counter()
-    meter.measuring = True
-    await _for(load.seconds, workers)
-    meter.measuring = False
-    seconds, cpu, after = time.perf_counter() - began, cpu_s() - cpu_before, under_way()
-    for task in workers:
-        task.cancel()
-    await asyncio.gather(*workers, return_exceptions=True)
+    window = await measured(workers, meter, under_way, load.warm_up_s, load.seconds)
     for client in clients:
         client.close()
     answers = meter.events_of_answers or [load.max_tokens]
     per_event = load.max_tokens * len(answers) / max(1, sum(answers))
     return Result(
-        seconds=seconds,
-        tokens=meter.requests * load.max_tokens + per_event * (after - before),
+        seconds=window.seconds,
+        tokens=meter.requests * load.max_tokens + per_event * window.growth,
         messages=meter.events,
         requests=meter.requests,
-        generator_cpu_s=cpu,
+        generator_cpu_s=window.cpu_s,
         ttft_ms=[1000 * value for value in meter.ttft_s or meter.total_s],
     )
-
-
-async def _for(seconds: float, workers: "list[asyncio.Task[None]]") -> None:
-    done, _ = await asyncio.wait(workers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-    for task in done:
-        task.result()
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc.aio
 import numpy as np
@@ -182,28 +183,55 @@ async def run(load: Load) -> Result:
             return sum(stream.messages for stream in streams)
 
         workers = [asyncio.create_task(worker(index)) for index in range(load.concurrency)]
-        await _for(load.warm_up_s, workers)
-        before, cpu_before, began = under_way(), cpu_s(), time.perf_counter()
-        meter.measuring = True
-        await _for(load.seconds, workers)
-        meter.measuring = False
-        seconds, cpu, after = time.perf_counter() - began, cpu_s() - cpu_before, under_way()
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        window = await measured(workers, meter, under_way, load.warm_up_s, load.seconds)
     # Of answers that are under way, only the messages are known.
     answers = meter.messages_of_answers or [load.max_tokens]
     per_message = load.max_tokens * len(answers) / sum(answers)
-    tokens = meter.requests * load.max_tokens + per_message * (after - before)
+    tokens = meter.requests * load.max_tokens + per_message * window.growth
     return Result(
-        seconds=seconds,
+        seconds=window.seconds,
         tokens=tokens,
         messages=meter.messages,
         requests=meter.requests,
-        generator_cpu_s=cpu,
+        generator_cpu_s=window.cpu_s,
         ttft_ms=[1000 * value for value in meter.ttft_s],
         gaps_ms=[1000 * value for value in meter.gaps_s],
     )
+
+
+@dataclass(frozen=True)
+class Window:
+    """The measured time, in s; processor time of this process meanwhile; and by how much what was under way grew."""
+
+    seconds: float
+    cpu_s: float
+    growth: int
+
+
+class Measuring(Protocol):
+    """Counts while `measuring`."""
+
+    measuring: bool
+
+
+async def measured(
+    workers: "list[asyncio.Task[None]]",
+    meter: Measuring,
+    under_way: Callable[[], int],
+    warm_up_s: float,
+    seconds: float,
+) -> Window:
+    """Let workers run, measure after they are warm, and end them. Raises what one of them raised."""
+    await _for(warm_up_s, workers)
+    before, cpu_before, began = under_way(), cpu_s(), time.perf_counter()
+    meter.measuring = True
+    await _for(seconds, workers)
+    meter.measuring = False
+    window = Window(time.perf_counter() - began, cpu_s() - cpu_before, under_way() - before)
+    for task in workers:
+        task.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    return window
 
 
 class _Open:
