@@ -43,6 +43,7 @@ class Gateway:
             ],
             exception_handlers={HTTPException: _http_error},
         )
+        self.app.router.redirect_slashes = False
 
     def _entry(self, number: int) -> dict[str, Any]:
         model = self.service.settings.model[number]

@@ -7,7 +7,7 @@ GatewayError
 The errors of requests are those of `trireme_client`.
 """
 
-from trireme_client import TriremeError
+from trireme_client import TriremeError, Unavailable
 
 
 class GatewayError(Exception):
@@ -24,6 +24,10 @@ class ListenError(GatewayError):
 
 class ReleaseGone(TriremeError):
     """The release that a request was to be answered by is served no more; another one may be."""
+
+
+class ServerLost(Unavailable):
+    """A server that was asked does not answer any more, or never did."""
 
 
 class TooLarge(TriremeError):

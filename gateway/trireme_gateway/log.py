@@ -18,4 +18,9 @@ def set_up(access_log: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
+    set_level(access_log)
+
+
+def set_level(access_log: bool) -> None:
+    """Whether there is a line for each request."""
     access.setLevel(logging.INFO if access_log else logging.WARNING)

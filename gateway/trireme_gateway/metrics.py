@@ -1,5 +1,7 @@
 """What the gateway counts, for Prometheus."""
 
+import contextlib
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -42,7 +44,7 @@ class Metrics:
         )
         self._tokens = Counter(
             "trireme_gateway_tokens",
-            "Tokens of prompts and answers; those from the cache are in neither",
+            "Tokens of prompts and answers that were computed to their end, each once, whoever reads them",
             ["model", "release", "kind"],
             registry=registry,
         )
@@ -97,8 +99,11 @@ class Metrics:
 
     def first_token(self, model: str, release: str, cache: str, seconds: float) -> None:
         """The first pieces of an answer are there."""
-        self._cache.labels(cache).inc()
         self._ttft.labels(model, release, cache).observe(seconds)
+
+    def cached(self, outcome: str) -> None:
+        """What the cache does for a request."""
+        self._cache.labels(outcome).inc()
 
     def tokens(self, model: str, release: str, prompt: int, answer: int) -> None:
         """An answer has ended."""
@@ -124,6 +129,11 @@ class Metrics:
     def server_ready(self, server: str, ready: bool) -> None:
         """Whether a server can be asked."""
         self._ready.labels(server).set(float(ready))
+
+    def server_gone(self, server: str) -> None:
+        """A server is named no more."""
+        with contextlib.suppress(KeyError):
+            self._ready.remove(server)
 
     def cut(self, reason: str) -> None:
         """A connection was cut."""

@@ -1,5 +1,6 @@
 """Answers: from the cache, together with one that is under way, or from a server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -73,6 +74,8 @@ class Service:
         self._store: Store = store_of(settings.cache, metrics)
         self._flights: dict[tuple[str, bool, int], Flight] = {}
         self.shadows = Shadows(self.fleet, metrics)
+        #: Held while other settings come into force.
+        self.applying = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect."""
@@ -104,12 +107,15 @@ class Service:
 
     async def _answer_from(self, ask: Ask, release: Release) -> Reply:
         if self.settings.cache.kind == "none" or not is_exact(ask):
+            self._metrics.cached("bypass")
             return await self._bypass(ask, release, "bypass")
         key = key_of(ask, release)
         stored = await self._store.get(key)
         if stored is not None:
             try:
-                return Reply(_Stored(unpack(stored)), release, "", "hit")
+                reply = Reply(_Stored(unpack(stored)), release, "", "hit")
+                self._metrics.cached("hit")
+                return reply
             except ValueError:
                 self._metrics.cache_failed()
         if ask.deadline is not None:
@@ -120,6 +126,7 @@ class Service:
         if flight is None:
             return await self._fly(ask, release, key, place)
         reading = flight.join()
+        self._metrics.cached("joined")
         try:
             await reading.begin()
         except (ResourceExhausted, DeadlineExceeded):
@@ -139,6 +146,7 @@ class Service:
             if place is not None:
                 self._flights.pop(place, None)
 
+        self._metrics.cached("miss")
         flight = Flight(lambda: self.fleet.open(ask, release), keep, over)
         if place is not None:
             self._flights[place] = flight

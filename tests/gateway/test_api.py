@@ -202,6 +202,14 @@ def test_parts_of_a_message_are_joined_and_a_developer_is_heard(gateway: Gateway
     assert answers[0].text == answers[1].text
 
 
+def test_an_answer_can_be_sent_back_as_it_came(sdk: openai.OpenAI) -> None:
+    first = sdk.chat.completions.create(model=MODEL, messages=SUM).choices[0].message
+    question: Any = {"role": "user", "content": "Uppercase: triton"}
+    for turn in (first, first.model_dump()):
+        messages: Any = [*SUM, turn, question]
+        assert sdk.chat.completions.create(model=MODEL, messages=messages).choices[0].message.content
+
+
 def test_what_changes_nothing_is_accepted(gateway: Gateway) -> None:
     fields = {
         "user": "u-1",

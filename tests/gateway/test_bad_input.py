@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from gateway_runs import Gateway, call, chat, open_stream, server_options, started_gateway
+from gateway_runs import Gateway, call, chat, open_stream, read_until, server_options, started_gateway
 from support import Server, wait_for
 
 LIMITS = """
@@ -164,6 +164,41 @@ def broken_json(gateway: Gateway) -> None:
         assert call(gateway, "/v1/chat/completions", body).status == 400
 
 
+def answered_before_its_body(gateway: Gateway) -> None:
+    """A body that comes after the answer, and a request behind it."""
+    with closing(connected(gateway)) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n")
+        assert read_until(connection, b'"code":null}}').startswith(b"HTTP/1.1 404 ")
+        for _ in range(6):
+            connection.sendall(b"x" * 50_000)
+            time.sleep(0.3)
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def headers_behind_a_stream(gateway: Gateway) -> None:
+    """Headers without an end, while an answer is under way: the connection is cut."""
+    fields = {"prompt": "zq", "ignore_eos": True, "max_tokens": 1500}
+    with open_stream(gateway, fields) as connection:
+        connection.settimeout(30)
+        with pytest.raises(OSError):
+            connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n")
+            while True:
+                connection.sendall(b"X-A: " + b"a" * 4000 + b"\r\n")
+                time.sleep(0.02)
+
+
+def leaves_with_a_request_behind(gateway: Gateway) -> None:
+    """Two requests at once, and gone: the first one is cancelled."""
+    left = gateway.metric("requests_total", status="499")
+    fields = {"prompt": "zq", "ignore_eos": True, "max_tokens": 2000}
+    with open_stream(gateway, fields) as connection:
+        read_until(connection, b"data: ")
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.2)
+    wait_for(lambda: gateway.metric("requests_total", status="499") > left, 5, "the end of the first")
+
+
 def pipelined(gateway: Gateway) -> None:
     """Requests one behind the other, without waiting for an answer."""
     with closing(connected(gateway)) as connection:
@@ -186,6 +221,9 @@ BAD: list[Callable[[Gateway], None]] = [
     leaves_in_the_middle,
     many_stop_strings,
     broken_json,
+    answered_before_its_body,
+    headers_behind_a_stream,
+    leaves_with_a_request_behind,
     pipelined,
 ]
 
@@ -204,6 +242,17 @@ def test_good_clients_notice_nothing(strict: Gateway, bad: Callable[[Gateway], N
         wait_for(lambda: good.answers >= answers + 16, 60, "further answers")
     assert not good.wrong, good.wrong[:3]
     assert strict.resident_bytes() < before + (64 << 20)
+
+
+def test_patience_with_headers_does_not_end_an_answer(strict: Gateway) -> None:
+    """Its request came whole, in one piece, more than a second before its end."""
+    fields = {"prompt": "zq", "ignore_eos": True, "max_tokens": 2000, "n": 4, "temperature": 2}
+    began = time.monotonic()
+    with open_stream(strict, fields) as connection:
+        read_until(connection, b"data: [DONE]")
+        assert time.monotonic() - began > 1
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        read_until(connection, b'{"status":"ok"}')
 
 
 def test_a_stream_that_is_never_read_is_cut(strict: Gateway, server: Server) -> None:

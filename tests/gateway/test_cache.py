@@ -149,6 +149,7 @@ def test_the_same_at_once_is_computed_once(cached: Gateway, slow: Server, stream
 
 def test_who_leaves_does_not_end_it_for_those_who_joined(cached: Gateway, slow: Server) -> None:
     cancelled = slow.metric("trireme_requests_cancelled_total")
+    computed = cached.metric("tokens_total", kind="answer")
     fields = {**GREEDY, "max_tokens": 60, "prompt": "left alone"}
     with open_stream(cached, fields) as first:
         read_until(first, b"data: ")
@@ -157,6 +158,8 @@ def test_who_leaves_does_not_end_it_for_those_who_joined(cached: Gateway, slow: 
             assert b"x-trireme-cache: joined" in read_until(second, b"\r\n\r\n")
             first.close()
             assert b'"completion_tokens":60' in read_until(second, b"[DONE]")
+    # Computed once, and counted once, though who asked first has gone.
+    wait_for(lambda: cached.metric("tokens_total", kind="answer") == computed + 60, 5, "the tokens")
     assert slow.metric("trireme_requests_cancelled_total") == cancelled
 
 

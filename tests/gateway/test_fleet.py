@@ -25,6 +25,7 @@ from gateway_runs import (
     started_gateway,
 )
 from support import Server, start_null_server, stop_server, wait_for
+from trireme_client import Client
 
 #: One token each 20 ms.
 STEPS_PER_S = 50.0
@@ -262,6 +263,23 @@ def test_more_than_may_wait_is_turned_away_early(small: Server, tmp_path: Path) 
             stream.close()
         for stream in waiting:
             read_until(stream, b"[DONE]")
+
+
+def test_a_server_that_others_fill_is_waited_for(small: Server, tmp_path: Path) -> None:
+    """It refuses what it would let wait for more than 250 ms; here the request waits on."""
+    with started_gateway(tmp_path, config=small_config(small, spare_sequences=4)) as gateway, ExitStack() as stack:
+        with Client(small.grpc) as direct:
+            others = [direct.stream(prompt="x", max_tokens=100, end_id=-1) for _ in range(2)]
+            for other in others:
+                next(other)
+            fields = {"prompt": "x", "max_tokens": 30, "ignore_eos": True}
+            asked = [stack.enter_context(open_stream(gateway, fields)) for _ in range(8)]
+            for connection in asked:
+                assert b'"finish_reason":"length"' in read_until(connection, b"[DONE]")
+            for other in others:
+                list(other)
+        assert gateway.metric("retries_total") == 0
+        assert gateway.metric("tokens_total", kind="answer") == 8 * 30
 
 
 def test_a_deadline_that_passes_while_a_request_waits(small: Server, tmp_path: Path) -> None:

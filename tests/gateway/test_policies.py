@@ -1,5 +1,6 @@
 """How one of several servers is chosen."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -22,7 +23,9 @@ def servers(*loads: int, size: int = 10) -> list[Server]:
 
 
 def ask(session: str | None = None, prefix: str = "") -> Ask:
-    return Ask("id", "ensemble", Generation(prompt="x"), True, session=session, prefix=prefix)
+    return Ask(
+        "id", "ensemble", "ensemble", Generation(prompt="x"), True, session=session, prefix=prefix, draw=random.random()
+    )
 
 
 def test_round_robin_takes_turns() -> None:

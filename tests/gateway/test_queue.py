@@ -19,7 +19,7 @@ ANY_TOKENS = 1 << 40
 
 def ask(caller: str = "a", priority: int = 0, tokens: int = 100, deadline: float | None = None, n: int = 1) -> Ask:
     generation = Generation(prompt="x", n=n)
-    return Ask("id", LLM, generation, True, "", caller, None, priority, deadline, "", Cost(n, tokens))
+    return Ask("id", LLM, LLM, generation, True, "", caller, None, priority, deadline, "", Cost(n, tokens))
 
 
 class Line:
@@ -39,7 +39,7 @@ class Line:
             raise ReleaseGone("no more")
         if release == "elsewhere":
             return None
-        return self.server if self.server.seats[LLM].has_room(wanted.cost) else None
+        return self.server if self.server.seats[LLM].has_room(wanted.cost, 1.0) else None
 
     async def put(self, name: str, wanted: Ask, release: str = "r1") -> "asyncio.Task[None]":
         async def wait() -> None:

@@ -43,7 +43,7 @@ _INTERNAL = (500, "server_error", "internal")
 class BadRequest(InvalidArgument):
     """A request that is at fault. param: the field; code: OpenAI's, where it has one for that."""
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
         super().__init__(message)
         self.param = param
         self.code = code

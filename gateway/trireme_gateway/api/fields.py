@@ -18,9 +18,12 @@ def _whole(value: Any) -> Any:
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[StrictInt, BeforeValidator(_whole)]
-Stops = Annotated[
-    list[Annotated[StrictStr, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]], Field(max_length=MAX_STOPS)
-]
+Stop = Annotated[StrictStr, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+# The first item that is wrong says enough: a body may hold a million of them.
+Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)]
+
+#: How long lists may be at all; what is allowed of prompts is a setting, and less.
+MAX_ITEMS = 8192
 
 
 class _Body(BaseModel):
@@ -38,8 +41,15 @@ class ChatMessage(_Body):
     """One turn. developer is taken for system."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[TextPart]
+    content: StrictStr | Annotated[list[TextPart], Field(max_length=MAX_ITEMS, fail_fast=True)]
     name: None = Field(None, description="Not supported: chat templates have no place for it.")
+
+    # What an answer that is sent back holds.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported yet.")
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class JsonSchema(_Body):
@@ -72,7 +82,7 @@ class _Generation(_Body):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[Whole, Field(ge=1)] | None = None
-    stop: Annotated[StrictStr, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)] | Stops | None = None
+    stop: Stop | Stops | None = None
     seed: Annotated[Whole, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
@@ -88,7 +98,7 @@ class _Generation(_Body):
     ignore_eos: StrictBool | None = None
     bad_words: Stops | None = None
     guided_regex: StrictStr | None = None
-    guided_choice: Annotated[list[StrictStr], Field(min_length=1, max_length=1024)] | None = None
+    guided_choice: Annotated[list[StrictStr], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
     guided_grammar: StrictStr | None = None
 
     # What changes nothing here.
@@ -100,7 +110,7 @@ class _Generation(_Body):
 class ChatRequest(_Generation):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=8192)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     max_completion_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=0)] | None = Field(
@@ -115,12 +125,12 @@ class ChatRequest(_Generation):
     parallel_tool_calls: StrictBool | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported yet.")
     function_call: Literal["none", "auto"] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=8, fail_fast=True)] | None = None
     audio: None = None
     reasoning_effort: Literal["none"] | None = None
     verbosity: Literal["medium"] | None = None
     web_search_options: None = None
-    metadata: dict[str, StrictStr] | None = None
+    metadata: Annotated[dict[str, StrictStr], Field(max_length=64)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     prediction: dict[str, Any] | None = None
@@ -129,7 +139,7 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """The body of POST /v1/completions."""
 
-    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
+    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     echo: StrictBool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=0)] | None = Field(
         None, description="Engines tell the log-probability of the chosen token only: 0."

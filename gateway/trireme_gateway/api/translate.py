@@ -24,9 +24,9 @@ _KINDS_OF_A_UNION = {"str", "int", "float", "bool", "list", "dict", "none"}
 
 #: The name that a server's message begins with, and what that is called in the API where it is called otherwise.
 _TENSOR = re.compile(r"[a-z_]+")
+_GUIDE_FIELDS = ("guided_regex", "guided_choice", "guided_grammar", "response_format")
+_GUIDES = ("guided_decoding_guide", "guided_decoding_guide_type")
 _PARAMS = {
-    "guided_decoding_guide": "response_format",
-    "guided_decoding_guide_type": "response_format",
     "num_return_sequences": "n",
     "return_log_probs": "logprobs",
     "stop_words": "stop",
@@ -50,6 +50,7 @@ class Wish:
     include_usage: bool
     log_probs: bool
     session: str | None
+    guided_by: str | None = None
 
 
 def parse(kind: type[_Body], body: bytes) -> _Body:
@@ -87,7 +88,7 @@ def _worst(error: ValidationError) -> Any:
     return min(ours, key=lambda detail: (detail["type"].endswith("_type"), -len(detail["loc"])))
 
 
-def of_server(error: InvalidArgument, is_chat: bool) -> BadRequest:
+def of_server(error: InvalidArgument, is_chat: bool, guided_by: str | None) -> BadRequest:
     """What a server refuses, with the names of the API instead of those of tensors."""
     prompt = "messages" if is_chat else "prompt"
     if error.message.startswith("the prompt has"):
@@ -95,7 +96,8 @@ def of_server(error: InvalidArgument, is_chat: bool) -> BadRequest:
     name = _TENSOR.match(error.message)
     if name is None:
         return BadRequest(error.message)
-    param = {**_PARAMS, "text_input": prompt, "messages": "messages"}.get(name[0], name[0])
+    guide = dict.fromkeys(_GUIDES, guided_by or "response_format")
+    param = {**_PARAMS, **guide, "text_input": prompt}.get(name[0], name[0])
     known = (ChatRequest if is_chat else CompletionRequest).model_fields
     if param not in known:
         return BadRequest(error.message)
@@ -180,6 +182,7 @@ def _wish(request: _Generation, generations: tuple[Generation, ...], limits: Lim
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         log_probs=bool(generations[0].log_probs),
         session=request.prompt_cache_key,
+        guided_by=next((name for name in _GUIDE_FIELDS if getattr(request, name, None) is not None), None),
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from trireme_client import Delta, InternalError, TriremeError
+from trireme_client import Delta, InternalError, TriremeError, Unavailable
 
 from ..fleet.fleet import Answering
 from ..fleet.serving import Release
@@ -51,14 +51,18 @@ class Flight:
                     self._tell()
             finally:
                 answering.close()
-            self._is_over = True
-            self._tell()
-            await self._keep(self)
+        except asyncio.CancelledError:
+            self._error = Unavailable("the answer was given up")
+            raise
         except TriremeError as error:
             self._error = error
         except Exception as error:
             _log.exception("unexpected error in an answer")
             self._error = InternalError(f"unexpected {type(error).__name__} in the gateway; its log has more")
+        else:
+            self._is_over = True
+            self._tell()
+            await self._keep(self)
         finally:
             self._is_over = True
             self._tell()

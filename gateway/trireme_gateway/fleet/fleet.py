@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 
 from trireme_client import (
-    Cancelled,
     Delta,
     Generation,
     InternalError,
-    InvalidArgument,
     NotFound,
     ResourceExhausted,
     TriremeError,
@@ -19,7 +17,7 @@ from trireme_client import (
 )
 from trireme_runtime.admission import QueueLimits
 
-from ..errors import ReleaseGone
+from ..errors import ReleaseGone, ServerLost
 from ..metrics import Metrics
 from ..settings import ServerAddress, Settings
 from .ask import Ask
@@ -37,8 +35,8 @@ _RETRIES = 1
 #: How long to come back after, where no server is ready.
 _COME_BACK_MS = 1000
 
-#: What is never said of a server: the request is at fault, or whoever sent it.
-_THEIR_FAULT = (InvalidArgument, Cancelled)
+#: How often a request waits again that a server had no room for.
+_REFUSALS = 16
 
 #: How many tokens may wait: what waits is bounded by number, and the servers by tokens.
 _ANY_TOKENS = 1 << 62
@@ -57,16 +55,18 @@ class Answering:
         self._server = server
         self._call = call
         self._first = first
+        self._last = first[-1]
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[list[Delta]]:
         deltas = self._first
         try:
             while deltas:
+                self._last = deltas[-1]
                 yield deltas
                 deltas = await self._call.read()
         except TriremeError as error:
-            self._fleet.note_failure(self._server, error)
+            self._fleet.note_failure(self._ask, self._server, error)
             raise
         finally:
             self.close()
@@ -76,6 +76,7 @@ class Answering:
         if not self._closed:
             self._closed = True
             self._call.close()
+            self._fleet.computed(self._ask, self.release, self._last)
             self._fleet.ended(self._ask, self._server, self._call)
 
 
@@ -111,8 +112,10 @@ class Fleet:
         watch.start()
 
     def _queue(self) -> Queue:
-        queue = self._settings.queue
-        return Queue(QueueLimits(queue.max_size, _ANY_TOKENS, queue.max_delay_ms), self._place, self.now)
+        return Queue(self._queue_limits(), self._place, self.now)
+
+    def _queue_limits(self) -> QueueLimits:
+        return QueueLimits(self._settings.queue.max_size, _ANY_TOKENS, self._settings.queue.max_delay_ms)
 
     def _wanted(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The LLMs, and of each the releases to look for besides the live one."""
@@ -130,9 +133,15 @@ class Fleet:
         self._choose = choice_of(settings.policy)
         for llm in settings.llms:
             self._queues.setdefault(llm, self._queue())
+        for queue in self._queues.values():
+            queue.limits = self._queue_limits()
+        for server in self._servers:
+            server.apply(settings.health, settings.queue.spare_sequences)
+            self._watches[server.name].settings = settings.health
         gone = {name for name, _, _ in was - stays}
         for server in [server for server in self._servers if server.name in gone]:
             self._servers.remove(server)
+            self._metrics.server_gone(server.name)
             await self._watches.pop(server.name).stop()
             asyncio.get_running_loop().create_task(self._close_when_idle(server))
         for address in settings.server:
@@ -193,7 +202,7 @@ class Fleet:
             return live[0]
         # On the way from one release to the next each server has its share; a session stays with one.
         counts = Counter(live)
-        chance = random.Random(ask.session) if ask.session is not None else random
+        chance = random.Random(ask.session if ask.session is not None else ask.draw)
         return chance.choices(list(counts), list(counts.values()))[0]
 
     def _place(self, ask: Ask, release: str, excluded: Collection[str]) -> Server | None:
@@ -201,8 +210,9 @@ class Fleet:
         serving = [server for server in self._usable(ask.llm) if server.serves(ask.llm, release) is not None]
         if not serving:
             raise ReleaseGone(f"no server is ready for {ask.llm} ({release})", _COME_BACK_MS)
+        now = self.now()
         others = [server for server in serving if server.name not in excluded]
-        room = [server for server in others or serving if server.seats[ask.llm].has_room(ask.cost)]
+        room = [server for server in others or serving if server.seats[ask.llm].has_room(ask.cost, now)]
         return self._choose(ask, room) if room else None
 
     async def open(self, ask: Ask, release: Release) -> Answering:
@@ -212,6 +222,7 @@ class Fleet:
         """
         queue = self._queues[ask.llm]
         excluded: list[str] = []
+        refusals = 0
         while True:
             began = self.now()
             server = await queue.seat(ask, release.name, excluded)
@@ -229,11 +240,18 @@ class Fleet:
                 server.answered()
                 return Answering(self, ask, server, served, call, first)
             except TriremeError as error:
-                self.ended(ask, server, call)
-                self.note_failure(server, error)
-                if isinstance(error, NotFound | Unavailable) and await self._has_gone(server, ask, release):
+                is_full = isinstance(error, ResourceExhausted) and not ask.is_copy
+                self.ended(ask, server, call, (error.retry_after_ms or _COME_BACK_MS) / 1000 if is_full else 0.0)
+                self.note_failure(ask, server, error)
+                if is_full and refusals < _REFUSALS:
+                    # It is asked by others, too, or expects to take longer than it lets wait: the line is here.
+                    refusals += 1
+                    continue
+                may_have_gone = isinstance(error, NotFound | Unavailable) and not isinstance(error, ServerLost)
+                if may_have_gone and await self._has_gone(server, ask, release):
                     raise ReleaseGone(error.message, error.retry_after_ms) from error
-                if isinstance(error, _THEIR_FAULT) or not _is_for_another(error) or len(excluded) >= _RETRIES:
+                is_for_another = isinstance(error, Unavailable | InternalError | NotFound) and not ask.is_copy
+                if not is_for_another or len(excluded) >= _RETRIES or not self._has_other(ask, release, server):
                     raise
                 excluded.append(server.name)
                 self._metrics.retried(server.name)
@@ -243,32 +261,47 @@ class Fleet:
                 self.ended(ask, server, call)
                 raise
 
+    def _has_other(self, ask: Ask, release: Release, server: Server) -> bool:
+        """Whether another server could answer."""
+        return any(one is not server and one.serves(ask.llm, release.name) for one in self._usable(ask.llm))
+
     async def _has_gone(self, server: Server, ask: Ask, release: Release) -> bool:
         """Whether a server that is there does not serve a release any more; it is asked."""
         watch = self._watches.get(server.name)
-        if watch is None:
+        if watch is None or server not in self._servers:
             return True
         await watch.looked(self._settings.health.timeout_s)
         serving = server.serving.get(ask.llm)
         served = serving.of(release.name) if serving is not None else None
         return server.ready and (served is None or served.release != release)
 
-    def ended(self, ask: Ask, server: Server, call: Call | None) -> None:
-        """A request has ended on a server, however."""
+    def ended(self, ask: Ask, server: Server, call: Call | None, full_for_s: float = 0.0) -> None:
+        """A request has ended on a server, however; full_for_s: how long that has no room, whatever its seats say."""
         if call is not None:
             server.under_way.discard(call)
-        self._queues[ask.llm].give_back(ask, server)
+        if full_for_s:
+            asyncio.get_running_loop().call_later(full_for_s, self._changed)
+        self._queues[ask.llm].give_back(ask, server, self.now() + full_for_s if full_for_s else 0.0)
 
-    def note_failure(self, server: Server, error: TriremeError) -> None:
-        """What a server answered instead of an answer may speak against it."""
-        # Not an internal error: a request that has one each time would have all servers left out.
-        if isinstance(error, Unavailable):
-            if server.failed(self.now()):
-                self._metrics.ejected(server.name)
-            if (watch := self._watches.get(server.name)) is not None:
-                watch.look_soon()
-        else:
-            server.answered()
+    def computed(self, ask: Ask, release: Release, last: Delta) -> None:
+        """An answer has ended; its last piece counts its tokens, if it is the very last one."""
+        if not ask.is_copy:
+            self._metrics.tokens(ask.model, release.name, last.num_input_tokens, last.num_output_tokens)
+
+    def note_failure(self, ask: Ask, server: Server, error: TriremeError) -> None:
+        """A server that is lost to requests is left out for a while.
+
+        What it refuses does not speak against it, nor does an error inside it: one request that has it each time, or
+        one release on trial, would have all servers left out.
+        """
+        if not isinstance(error, Unavailable):
+            return
+        if isinstance(error, ServerLost) and not ask.is_copy and server.failed(self.now()):
+            self._metrics.ejected(server.name)
+            # When it may be asked again, others wait for it.
+            asyncio.get_running_loop().call_later(server.ejected_until - self.now(), self._changed)
+        if (watch := self._watches.get(server.name)) is not None:
+            watch.look_soon()
 
     def _timeout_s(self, ask: Ask) -> float:
         longest = self._settings.limits.request_timeout_s
@@ -279,8 +312,3 @@ class Fleet:
             return ask.generation
         left_ms = max(1, round(1000 * (ask.deadline - self.now())))
         return replace(ask.generation, deadline_ms=left_ms)
-
-
-def _is_for_another(error: TriremeError) -> bool:
-    """Whether another server may do better."""
-    return isinstance(error, Unavailable | InternalError | ResourceExhausted | NotFound)

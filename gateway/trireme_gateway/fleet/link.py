@@ -9,12 +9,13 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
-from trireme_client import DeadlineExceeded, Delta, Generation, TriremeError, Unavailable
+from trireme_client import DeadlineExceeded, Delta, Generation, TriremeError
 from trireme_client.errors import error_from_rpc
 from trireme_client.wire import request_of, streamed_deltas_of
-from trireme_runtime.contract import UNARY_ID_PREFIX
+from trireme_runtime.contract import UNARY_ID_PREFIX, parse_refusal
 from trireme_runtime.model_names import SEPARATOR
 
+from ..errors import ServerLost
 from .serving import Served, Serving, engine_step, limits_of, served_of, step_models
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -30,6 +31,9 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+#: The statuses of a call whose server has gone; what models refuse comes as a message.
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
 #: How often, and for how long, the end of a request is asked for whose client is gone: it may be on its way yet.
 _STOP_EVERY_S, _STOP_FOR_S = 0.05, 5.0
 
@@ -44,26 +48,29 @@ class Call:
         self._request_id = request_id
         self._stream = stream
         self._ended = self._abandoned = False
+        self._reading: asyncio.Future[Any] | None = None
 
     async def read(self) -> list[Delta]:
         """The next pieces; none at the end. Raises the TriremeError that the server answers with."""
         while not self._ended:
             try:
-                response = await self._call.read()
+                response = await self._next()
                 if response is grpc.aio.EOF:  # type: ignore[attr-defined]
                     break
                 deltas = streamed_deltas_of(response)
             except asyncio.CancelledError:
                 if self._abandoned and not _is_cancelling():
                     self._ended = True
-                    raise Unavailable(f"{self._link.address} is gone") from None
+                    raise ServerLost(f"{self._link.address} is gone") from None
                 raise
             except grpc.RpcError as error:
                 self._ended = True
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                     if not self._stream:
-                        self._link.end_later(self._call, self._served.engine, self._request_id)
+                        self._link.end_later(self._call, self._reading, self._served.engine, self._request_id)
                     raise DeadlineExceeded("the answer was not complete when its time was over") from None
+                if error.code() in _LOST and parse_refusal(error.details() or "") is None:
+                    raise ServerLost(error.details() or str(error.code())) from error
                 raise error_from_rpc(error) from error
             except TriremeError:
                 self._ended = True
@@ -73,6 +80,13 @@ class Call:
                 return deltas
         self._ended = True
         return []
+
+    async def _next(self) -> Any:
+        if self._stream:
+            return await self._call.read()
+        # Cancelling a read cancels the call, and nobody would learn when the engine has ended it.
+        self._reading = asyncio.ensure_future(self._call.read())
+        return await asyncio.shield(self._reading)
 
     def abandon(self) -> None:
         """Let go of it because its server is lost: whoever reads it gets Unavailable."""
@@ -87,7 +101,7 @@ class Call:
         if self._stream:
             self._call.cancel()
         else:
-            self._link.end_later(self._call, self._served.engine, self._request_id)
+            self._link.end_later(self._call, self._reading, self._served.engine, self._request_id)
 
 
 def _is_cancelling() -> bool:
@@ -120,17 +134,17 @@ class Link:
         request = request_of(generation, served.ensemble, stream, request_id)
         return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream)
 
-    def end_later(self, call: Any, engine: str, request_id: str) -> None:
-        """Ask the engine to end a request, until it has ended."""
-        task = asyncio.create_task(self._end(call, engine, request_id))
+    def end_later(self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str) -> None:
+        """Ask the engine to end a request, until it has ended; reading: its answer, if that is waited for already."""
+        task = asyncio.create_task(self._end(call, reading, engine, request_id))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end(self, call: Any, engine: str, request_id: str) -> None:
+    async def _end(self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str) -> None:
         request = service_pb2.ModelInferRequest(model_name=engine, id=request_id)
         request.inputs.add(name="stop", datatype="BOOL", shape=[1, 1])
         request.raw_input_contents.append(b"\x01")
-        answer = asyncio.ensure_future(call.read())
+        answer = reading or asyncio.ensure_future(call.read())
         try:
             deadline = asyncio.get_running_loop().time() + _STOP_FOR_S
             while not answer.done() and asyncio.get_running_loop().time() < deadline:
@@ -172,15 +186,15 @@ class Link:
             steps, engine = step_models(config), engine_step(config)
             engine_config = await self._config(engine, timeout_s)
             versions = tuple([await self._version(step, timeout_s) for step in steps])
+            live = served_of(llm, steps, engine, versions, engine_config)
+            loaded = {live.release.name: live}
+            for release in releases:
+                name = f"{llm}{SEPARATOR}{release}"
+                if release not in loaded and await self.is_ready(name, timeout_s):
+                    scoped_engine = engine_step(await self._config(name, timeout_s))
+                    loaded[release] = served_of(llm, (scoped_engine,), scoped_engine, (), None)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        live = served_of(llm, steps, engine, versions, engine_config)
-        loaded = {live.release.name: live}
-        for release in releases:
-            name = f"{llm}{SEPARATOR}{release}"
-            if release not in loaded and await self.is_ready(name, timeout_s):
-                scoped_engine = engine_step(await self._config(name, timeout_s))
-                loaded[release] = served_of(llm, (scoped_engine,), scoped_engine, (), None)
         return Serving(live, loaded, *limits_of(engine_config))
 
     async def steps(self, llm: str, timeout_s: float) -> tuple[str, ...]:

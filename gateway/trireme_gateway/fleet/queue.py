@@ -26,6 +26,9 @@ from .server import Server
 #: How many that cannot be placed now are passed over at a time: they wait for another release than those behind them.
 _PASSED_OVER = 32
 
+#: How many more than those that wait may stand in the heap without waiting any more.
+_DEAD = 32
+
 #: Starts/s that are assumed as long as nothing is known.
 _GUESS_PER_S = 32.0
 
@@ -55,7 +58,7 @@ class Queue:
     """For one event loop. What it grants is counted among the server's seats; `give_back` must follow."""
 
     def __init__(self, limits: QueueLimits, place: Place, now: Callable[[], float]) -> None:
-        self._limits = limits
+        self.limits = limits
         self._place = place
         self._now = now
         self._heap: list[_Waiting] = []
@@ -66,6 +69,9 @@ class Queue:
         #: Virtual time: the start tag of what was granted last; and of each caller, when what it asked for ends.
         self._virtual = 0.0
         self._finish: dict[str, float] = {}
+        self._prune_at = 4 * limits.max_size
+        #: Of those in the heap, how many do not wait any more.
+        self._dead = 0
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -96,9 +102,9 @@ class Queue:
                 timer.cancel()
             self._out(waiting)
 
-    def give_back(self, ask: Ask, server: Server) -> None:
-        """A request has ended: what waits may have its place."""
-        server.seats[ask.llm].give_back(ask.cost)
+    def give_back(self, ask: Ask, server: Server, full_until: float = 0.0) -> None:
+        """A request has ended: what waits may have its place, unless the server has said that it is full."""
+        server.seats[ask.llm].give_back(ask.cost, full_until)
         self.pump()
 
     def pump(self) -> None:
@@ -107,6 +113,7 @@ class Queue:
         while self._heap and len(passed_over) < _PASSED_OVER:
             waiting = heapq.heappop(self._heap)
             if waiting.is_over:
+                self._dead -= 1
                 continue
             try:
                 server = self._place(waiting.ask, waiting.release, waiting.excluded)
@@ -133,14 +140,15 @@ class Queue:
         refusal = refusal_of(self._limits_for(ask), state, ask.priority, ask.cost.tokens)
         if refusal is not None:
             raise ResourceExhausted(refusal.message, refusal.retry_after_ms)
-        if len(self) >= self._limits.max_size:
+        if len(self) >= self.limits.max_size:
             self._turn_away_lowest()
         if not len(self):
             self._rate.wait_begins(self._now())
         start = max(self._virtual, self._finish.get(ask.caller, 0.0))
         self._finish[ask.caller] = start + ask.cost.tokens
-        if len(self._finish) > 4 * self._limits.max_size:
+        if len(self._finish) > self._prune_at:
             self._finish = {caller: end for caller, end in self._finish.items() if end > self._virtual}
+            self._prune_at = max(4 * self.limits.max_size, 2 * len(self._finish))
         future: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
         waiting = _Waiting((-ask.priority, start, next(self._numbers)), ask, release, excluded, future)
         heapq.heappush(self._heap, waiting)
@@ -151,9 +159,9 @@ class Queue:
     def _limits_for(self, ask: Ask) -> QueueLimits:
         """Who would not be served before the deadline need not wait for it."""
         if ask.deadline is None:
-            return self._limits
+            return self.limits
         left_ms = max(0, int(1000 * (ask.deadline - self._now())))
-        return QueueLimits(self._limits.max_size, self._limits.max_tokens, min(left_ms, self._limits.max_delay_ms))
+        return QueueLimits(self.limits.max_size, self.limits.max_tokens, min(left_ms, self.limits.max_delay_ms))
 
     def _turn_away_lowest(self) -> None:
         """Make room: the last of those with the lowest priority has to go."""
@@ -164,14 +172,26 @@ class Queue:
             )
 
     def _out(self, waiting: _Waiting) -> None:
-        waiting.granted.cancel()
+        """It waits no more, be it that it was granted, refused, or given up."""
+        ask = waiting.ask
         self._counts[waiting.priority - LOWEST_PRIORITY] -= 1
-        self._tokens -= waiting.ask.cost.tokens
+        self._tokens -= ask.cost.tokens
+        granted = waiting.granted
+        if not granted.done() or granted.cancelled() or granted.exception() is not None:
+            granted.cancel()
+            # It took nothing of its caller's turns, and stands in the heap still, with its prompt.
+            if ask.caller in self._finish:
+                self._finish[ask.caller] -= ask.cost.tokens
+            self._dead += 1
         if not len(self):
             self._rate.wait_ends(self._now())
             self._heap.clear()
             self._finish.clear()
-            self._virtual = 0.0
+            self._virtual, self._dead = 0.0, 0
+        elif self._dead > len(self) + _DEAD:
+            self._heap = [one for one in self._heap if not one.is_over]
+            heapq.heapify(self._heap)
+            self._dead = 0
 
 
 def _too_late(granted: "asyncio.Future[Server]") -> None:

@@ -27,6 +27,6 @@ def is_shadowed(share: Share) -> bool:
 def _point(ask: Ask) -> float:
     """0 to 100."""
     if ask.session is None:
-        return random.random() * 100
+        return ask.draw * 100
     digest = hashlib.blake2b(f"canary\0{ask.session}".encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 * 100

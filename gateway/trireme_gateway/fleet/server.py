@@ -18,15 +18,22 @@ class Abandoned(Protocol):
 
 @dataclass
 class Seats:
-    """What a server has been given of one LLM, and how much of it there may be; tokens are estimates."""
+    """What a server has been given of one LLM, and how much of it there may be; tokens are estimates.
+
+    full_until: it said itself that it is full, and is asked again then, or when one of its requests has ended. In s of
+    the loop's clock.
+    """
 
     max_sequences: int
     max_tokens: int
     sequences: int = 0
     tokens: int = 0
+    full_until: float = 0.0
 
-    def has_room(self, cost: Cost) -> bool:
+    def has_room(self, cost: Cost, now: float) -> bool:
         """Whether there is room. What is too large for any server goes to one that is idle, which says so."""
+        if now < self.full_until:
+            return False
         if not self.sequences:
             return True
         return self.sequences + cost.sequences <= self.max_sequences and self.tokens + cost.tokens <= self.max_tokens
@@ -36,10 +43,11 @@ class Seats:
         self.sequences += cost.sequences
         self.tokens += cost.tokens
 
-    def give_back(self, cost: Cost) -> None:
+    def give_back(self, cost: Cost, full_until: float = 0.0) -> None:
         """Count it no more."""
         self.sequences -= cost.sequences
         self.tokens -= cost.tokens
+        self.full_until = full_until
 
 
 class Server:
@@ -64,6 +72,14 @@ class Server:
         """The release as it is to be asked for here; None if it cannot be."""
         serving = self.serving.get(llm)
         return serving.of(release) if self.ready and serving is not None else None
+
+    def apply(self, settings: HealthSettings, spare_sequences: int) -> None:
+        """Go on with other settings."""
+        self._settings = settings
+        self._eject_s = settings.eject_s
+        self._spare_sequences = spare_sequences
+        for llm, serving in self.serving.items():
+            self.now_serves(llm, serving)
 
     def now_serves(self, llm: str, serving: Serving) -> None:
         """Note what it serves."""

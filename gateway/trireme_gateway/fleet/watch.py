@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 
 from trireme_client import DeadlineExceeded, TriremeError
 
 from ..settings import HealthSettings
 from .server import Server
+
+_log = logging.getLogger("trireme.gateway")
 
 #: At every how many looks all of what a server serves is read again, and not only whether another release is live.
 _WHOLE_EVERY = 8
@@ -28,11 +31,15 @@ class Watch:
     ) -> None:
         self._server = server
         self._llms = llms
-        self._settings = settings
+        self.settings = settings
         self._changed = changed
         self._steps: dict[str, tuple[str, ...]] = {}
         self._known: tuple[tuple[str, tuple[str, ...]], ...] = ()
         self._looks = 0
+        self._whole_next = True
+        #: How many looks have begun, and the number of the last one that has ended.
+        self._begun = self._ended = 0
+        self._stopping = False
         self._silent = 0
         self._soon = asyncio.Event()
         self._looked = asyncio.Event()
@@ -44,6 +51,7 @@ class Watch:
 
     async def stop(self) -> None:
         """Look no more."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -51,23 +59,37 @@ class Watch:
 
     def look_soon(self) -> None:
         """Look at once: a request was not answered as expected."""
-        self._steps.clear()
+        self._whole_next = True
         self._soon.set()
 
     async def looked(self, timeout_s: float) -> None:
-        """Wait until it was looked at from now on."""
-        self._looked.clear()
+        """Wait until a look has ended that began from now on, at most for so long."""
+        wanted = self._begun + 1
         self.look_soon()
+
+        async def wait() -> None:
+            while self._ended < wanted:
+                self._looked.clear()
+                await self._looked.wait()
+
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._looked.wait(), timeout_s)
+            await asyncio.wait_for(wait(), timeout_s)
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             self._soon.clear()
-            await self._look()
+            self._begun += 1
+            number = self._begun
+            try:
+                await self._look()
+            except Exception:
+                # Whatever it is, the server is looked at again.
+                _log.exception("unexpected error in a look at %s", self._server.name)
+                self._server.ready = False
+            self._ended = number
             self._looked.set()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), self._settings.interval_s)
+                await asyncio.wait_for(self._soon.wait(), self.settings.interval_s)
 
     async def _look(self) -> None:
         server = self._server
@@ -85,7 +107,7 @@ class Watch:
             if not is_late or self._silent >= _LOST_AFTER:
                 server.ready = False
                 self._steps.clear()
-            if self._silent >= _LOST_AFTER and not await server.link.is_live(self._settings.timeout_s):
+            if self._silent >= _LOST_AFTER and not await server.link.is_live(self.settings.timeout_s):
                 # One that is ending has no health port any more, and still answers what it was asked.
                 server.lost()
         if before != (server.ready, server.serving):
@@ -93,7 +115,7 @@ class Watch:
 
     async def _is_ready(self) -> bool:
         """Raises OSError, TimeoutError or TriremeError if nobody answers."""
-        timeout_s = self._settings.timeout_s
+        timeout_s = self.settings.timeout_s
         if self._server.health is None:
             llms = [llm for llm, _ in self._llms()]
             return any([await self._server.link.is_ready(llm, timeout_s) for llm in llms])
@@ -101,9 +123,10 @@ class Watch:
 
     async def _read_serving(self) -> None:
         """Raises TriremeError if the server does not answer."""
-        server, timeout_s = self._server, self._settings.timeout_s
+        server, timeout_s = self._server, self.settings.timeout_s
         wanted = self._llms()
-        whole = wanted != self._known or self._looks % _WHOLE_EVERY == 0
+        whole = wanted != self._known or self._whole_next or self._looks % _WHOLE_EVERY == 0
+        self._whole_next = False
         self._looks += 1
         self._known = wanted
         for llm, releases in wanted:

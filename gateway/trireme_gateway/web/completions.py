@@ -65,7 +65,7 @@ class Completions:
                 await self._answer(exchange, body, send)
             except InvalidArgument as error:
                 is_ours = isinstance(error, BadRequest)
-                known = error if is_ours else of_server(error, self._body is ChatRequest)
+                known = error if is_ours else of_server(error, self._body is ChatRequest, exchange.guided_by)
                 await self._fail(exchange, known, send)
             except TriremeError as error:
                 await self._fail(exchange, error, send)
@@ -93,7 +93,7 @@ class Completions:
         if model is None:
             names = ", ".join(model.id for model in settings.model)
             raise ModelNotFound(f"there is no model {wish.model[:80]!r}; there are {names}")
-        exchange.model = model.id
+        exchange.model, exchange.guided_by = model.id, wish.guided_by
         asks = [self._ask(exchange, wish, model, number) for number in range(len(wish.generations))]
         replies = await _all([self._service.answer(ask) for ask in asks])
         for reply in replies:
@@ -109,9 +109,8 @@ class Completions:
         finally:
             for reply in replies:
                 reply.close()
-            for reply, collector in zip(replies, collectors, strict=True):
-                prompt, answer = collector.counts
-                exchange.counted(reply, prompt, answer)
+            for collector in collectors:
+                exchange.counted(*collector.counts)
         for ask, collector in zip(asks, collectors, strict=True):
             if settings.shadow:
                 self._service.shadows.copy(ask, settings.shadow, collector.completion.text, is_exact(ask))
@@ -125,6 +124,7 @@ class Completions:
         deadline_ms = exchange.deadline_ms()
         return Ask(
             request_id=exchange.request_id,
+            model=model.id,
             llm=model.llm,
             generation=generation,
             stream=wish.stream,
@@ -136,6 +136,7 @@ class Completions:
             prefix=prompt[: settings.prefix_chars],
             cost=cost_of(generation, prompt, tokens),
             may_cache=exchange.may_cache(),
+            draw=exchange.draw,
         )
 
     async def _whole(
@@ -246,6 +247,11 @@ async def _together(replies: list[Reply]) -> AsyncIterator[tuple[int, list[Delta
             pieces.put_nowait((number, None))
         except TriremeError as error:
             pieces.put_nowait((number, error))
+        except BaseException as error:
+            # Whoever waits for its pieces would wait for ever.
+            unexpected = InternalError(f"unexpected {type(error).__name__} in the gateway; its log has more")
+            pieces.put_nowait((number, unexpected))
+            raise
 
     tasks = [asyncio.create_task(read(number, reply)) for number, reply in enumerate(replies)]
     try:

@@ -1,5 +1,7 @@
 """One request and its answer: what was asked for in its headers, what came of it, and the line in the log."""
 
+import random
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,8 +13,10 @@ from ..metrics import Metrics
 from ..service import Reply
 from .reading import Scope, Send
 
-#: What a client's request id may be.
-_MAX_ID = 128
+#: What a client's request id may be: one word, which cannot be taken for others in a line of the log.
+_ID = re.compile(rb"[!-~]{1,128}")
+
+_NUMBER = re.compile(rb"-?[0-9]{1,9}")
 
 PRIORITY_HEADER, DEADLINE_HEADER, SESSION_HEADER = "x-trireme-priority", "x-trireme-deadline-ms", "x-trireme-session"
 _LOWEST_PRIORITY, _HIGHEST_PRIORITY = -10, 10
@@ -29,6 +33,10 @@ class Exchange:
         self.request_id = self._id()
         self.caller: Caller = caller_of(self.headers, scope.get("client"))
         self.model = ""
+        #: The field that an answer must match, if there is one.
+        self.guided_by: str | None = None
+        #: Decides by chance about the release, for all of its prompts.
+        self.draw = random.random()
         self.status = 500
         self.started = False
         self.left = False
@@ -40,7 +48,7 @@ class Exchange:
 
     def _id(self) -> str:
         given = self.headers.get(b"x-request-id", b"")
-        if 0 < len(given) <= _MAX_ID and given.isascii() and given.decode("ascii").isprintable():
+        if _ID.fullmatch(given):
             return given.decode("ascii")
         return uuid.uuid4().hex
 
@@ -66,10 +74,7 @@ class Exchange:
         given = self.headers.get(name.encode())
         if given is None:
             return default
-        try:
-            value = int(given)
-        except ValueError:
-            value = lowest - 1
+        value = int(given) if _NUMBER.fullmatch(given) else lowest - 1
         if not lowest <= value <= highest:
             shown = given[:40].decode("latin-1")
             raise BadRequest(f"the header {name} is {shown!r}; a whole number from {lowest} to {highest} is needed")
@@ -81,11 +86,9 @@ class Exchange:
         if self._reply is None:
             self._reply = reply
 
-    def counted(self, reply: Reply, prompt: int, answer: int) -> None:
+    def counted(self, prompt: int, answer: int) -> None:
         """An answer has ended, with so many tokens."""
         self._tokens = (self._tokens[0] + prompt, self._tokens[1] + answer)
-        if reply.cache in ("miss", "bypass"):
-            self._metrics.tokens(self.model, reply.release.name, prompt, answer)
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """What every answer says about itself."""

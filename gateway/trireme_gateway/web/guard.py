@@ -5,7 +5,7 @@ import json
 import socket
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..metrics import Metrics
 from ..settings import Limits
@@ -26,16 +26,23 @@ def _plain_response(status: str, message: str, kind: str) -> bytes:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. A request's headers must come in time and be short, and what is sent must be read in time."""
+    """One connection. A request's headers must come in time and be short, and what is sent must be read in time.
+
+    Headers are due from the end of one request to the end of the next one's headers, whatever is being answered.
+    """
 
     limits: ClassVar[Limits]
     metrics: ClassVar[Metrics]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._headers_due = True
+        self._in_headers = True
+        #: Requests whose headers came.
+        self._heads = 0
         self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: What is being answered; uvicorn's own `cycle` is the last that was read.
+        self._running: RequestResponseCycle | None = None
         #: What waited to be read by the client at the last look, in bytes, and for how many looks it did not shrink.
         self.unread = 0
         self.stalled_looks = 0
@@ -54,44 +61,66 @@ class GuardedProtocol(HttpToolsProtocol):
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn's, and no clock any more."""
+        """uvicorn's, which tells the request that was read last; here all are told, the one that is answered too."""
         self._stop_timer()
         super().connection_lost(exc)
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's, and the length of the headers."""
-        if self._headers_due and self._timer is None:
-            self._expect_headers()
+        were_due, heads = self._in_headers, self._heads
         super().data_received(data)
-        if self._headers_due and self.transport is not None and not self.transport.is_closing():
-            self._header_bytes += len(data)
-            if self._header_bytes > self.limits.max_header_bytes:
-                self.metrics.cut("long_headers")
-                message = f"the request's headers have more than {self.limits.max_header_bytes} bytes"
-                self._refuse("431 Request Header Fields Too Large", message)
+        if not were_due or heads != self._heads or self.transport.is_closing():
+            return
+        # All of it was headers, or what is none yet.
+        if self._timer is None:
+            self._expect_headers()
+        self._header_bytes += len(data)
+        if self._header_bytes > self.limits.max_header_bytes:
+            self.metrics.cut("long_headers")
+            message = f"the request's headers have more than {self.limits.max_header_bytes} bytes"
+            self._refuse("431 Request Header Fields Too Large", message)
 
     def on_message_begin(self) -> None:
-        """uvicorn's, and a way for the application to cut the connection."""
+        """uvicorn's, and the clock for the headers."""
         super().on_message_begin()
-        self.scope["extensions"] = {"trireme.abort": {"abort": self.transport.abort}}
+        if self._timer is None:
+            self._expect_headers()
 
     def on_headers_complete(self) -> None:
         """uvicorn's; the headers are there."""
-        self._headers_due = False
+        self._in_headers = False
+        self._heads += 1
         self._header_bytes = 0
         self._stop_timer()
         super().on_headers_complete()
 
-    def on_response_complete(self) -> None:
-        """uvicorn's; the next request may come."""
-        self._headers_due = True
-        super().on_response_complete()
+    def on_message_complete(self) -> None:
+        """uvicorn's; what comes next are headers."""
+        super().on_message_complete()
+        self._in_headers = True
+        if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            # Answered before its body was there, which has stopped the clock of an idle connection.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn says to what is no HTTP, as JSON."""
         self._refuse("400 Bad Request", msg)
 
     def _refuse(self, status: str, message: str) -> None:
+        if self._running is not None and not self._running.response_complete:
+            # It would stand in the middle of an answer.
+            self.transport.abort()
+            return
         self.transport.write(_plain_response(status, message, "invalid_request_error"))
         self.transport.close()
 
@@ -105,10 +134,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
-        if self._headers_due and not self.transport.is_closing():
+        if self._in_headers and not self.transport.is_closing():
             self.metrics.cut("late_headers")
-            message = f"the request's headers did not come within {self.limits.header_timeout_s:g} s"
-            self._refuse("408 Request Timeout", message)
+            self._refuse(
+                "408 Request Timeout",
+                f"the request's headers did not come within {self.limits.header_timeout_s:g} s",
+            )
 
     def look(self) -> None:
         """Cut the connection if its client has read nothing for too long."""

@@ -12,7 +12,7 @@ import uvicorn
 
 from ..app import Gateway
 from ..errors import GatewayError, ListenError
-from ..log import log
+from ..log import log, set_level
 from ..metrics import Metrics
 from ..service import Service
 from ..settings import Settings
@@ -120,11 +120,14 @@ def serve(
 def _reload(service: Service, reread: Callable[[], Settings], reloading: set["asyncio.Task[None]"]) -> None:
     async def apply() -> None:
         try:
-            await service.apply(reread())
+            settings = reread()
         except GatewayError as error:
             log.error("the settings stay as they were: %s", error)
-        else:
-            log.info("the settings were read again")
+            return
+        async with service.applying:
+            await service.apply(settings)
+        set_level(settings.access_log)
+        log.info("the settings were read again")
 
     task = asyncio.get_running_loop().create_task(apply())
     reloading.add(task)
