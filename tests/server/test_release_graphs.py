@@ -65,7 +65,7 @@ def joined(answers: list[dict[str, NDArray[Any]]]) -> dict[str, list[Any]]:
                 told.setdefault(f"{name} {row}", []).extend(answer[name][0].tolist())
         pieces = {"output_ids", "output_log_probs", "output_tokens", "window_ids", "sequence_length"}
         for name in answer.keys() - pieces - OF_A_CALL:
-            # Of the last chunk that has it; the tokens of all sequences are counted together, in whatever order they come.
+            # Of the last chunk that has it. The tokens of all sequences are counted together, in the order they come.
             told[name if name == "num_output_tokens" else f"{name} {row}"] = answer[name].tolist()
         assert answer["sequence_length"].tolist() == [len(answer["output_ids"][0])]
     return told
