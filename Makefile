@@ -135,7 +135,7 @@ lock: ## Compile the pinned requirements again (needs uv)
 	@$(subst pyproject.toml requirements/install.in,requirements/litellm.in,$(LOCK)) -o requirements/litellm.txt
 	@$(LOCK) -c requirements/core.txt --extra load -o requirements/load.txt
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
-	@$(LOCK) -c requirements/dev.txt --extra dev --extra load requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
+	@$(LOCK) -c requirements/core.txt -c requirements/dev.txt --extra dev --extra load --extra gateway requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
 
 clean: ## Remove environments, caches and generated models
 	@rm -rf $(VENV) $(VENV_BUILD) $(VENV_LITELLM) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine
