@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .api.document import openapi_document
+from .api.errors import error_object
 from .api.fields import ChatRequest, CompletionRequest
 from .api.translate import wish_of_chat, wish_of_completion
 from .api.wording import ChatWording, CompletionWording
@@ -87,7 +88,7 @@ class Gateway:
 
 
 def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+    return JSONResponse(error_object(message, kind, param, code), status)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

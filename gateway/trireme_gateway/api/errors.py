@@ -70,7 +70,12 @@ def object_of(error: TriremeError) -> dict[str, Any]:
         param, code = "model", "model_not_found"
     elif isinstance(error, BadRequest):
         code = error.code
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+    return error_object(error.message, kind, param, code)
+
+
+def error_object(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def body_of(error: TriremeError) -> bytes:

@@ -1,15 +1,13 @@
 """One answer that several requests wait for: computed once, read by each at its own pace."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trireme_client import Delta, InternalError, TriremeError, Unavailable
 
 from ..fleet.fleet import Answering
 from ..fleet.serving import Release
-
-_log = logging.getLogger("trireme.gateway")
+from ..log import log
 
 
 def _nothing() -> None:
@@ -57,7 +55,7 @@ class Flight:
         except TriremeError as error:
             self._error = error
         except Exception as error:
-            _log.exception("unexpected error in an answer")
+            log.exception("unexpected error in an answer")
             self._error = InternalError(f"unexpected {type(error).__name__} in the gateway; its log has more")
         else:
             self._is_over = True

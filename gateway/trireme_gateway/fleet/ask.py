@@ -22,11 +22,10 @@ class Ask:
     """One generation for one LLM, which the client calls `model`.
 
     stream: whether its pieces are wanted as they come. tenant: whose answers it may be given from the cache. caller:
-    whom it is counted for where requests wait. session:
-    what belongs together, if that is known. deadline: when it is of no use any more, in s of the loop's clock. prefix:
-    the beginning of its prompt. cost: an estimate; the servers count for themselves. may_cache: whether its answer may
-    come from the cache. is_copy: nobody waits for its answer. draw: 0 to 1, the chance that decides about its release;
-    the prompts of one request have it in common.
+    whom it is counted for where requests wait. session: what belongs together, if that is known. deadline: when it is
+    of no use any more, in s of the loop's clock. prefix: the beginning of its prompt. cost: an estimate; the servers
+    count for themselves. may_cache: whether its answer may come from the cache. is_copy: nobody waits for its answer.
+    draw: 0 to 1, the chance that decides about its release; the prompts of one request have it in common.
     """
 
     request_id: str

@@ -1,19 +1,11 @@
 """One of the servers, as the gateway knows it: whether it can be asked, what it serves, and what it has been given."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..settings import HealthSettings, ServerAddress
 from .ask import Cost
-from .link import Link
+from .link import Call, Link
 from .serving import Served, Serving
-
-
-class Abandoned(Protocol):
-    """What is under way on a server, and is let go of if that is lost."""
-
-    def abandon(self) -> None:
-        """The server is lost."""
 
 
 @dataclass
@@ -60,7 +52,7 @@ class Server:
         self.ready = False
         self.serving: dict[str, Serving] = {}
         self.seats: dict[str, Seats] = {}
-        self.under_way: set[Abandoned] = set()
+        self.under_way: set[Call] = set()
         #: Requests in a row that it did not answer; until when it is left out for that; for how long the next time.
         self.failures = 0
         self.ejected_until = 0.0

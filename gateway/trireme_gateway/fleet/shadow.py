@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from trireme_client import TriremeError
+from trireme_runtime.admission import LOWEST_PRIORITY
 
 from ..metrics import Metrics
 from ..settings import Share
@@ -12,9 +13,8 @@ from .fleet import Fleet
 from .releases import is_shadowed
 from .serving import Release
 
-#: Copies that are under way at once, and what they are beside requests.
+#: Copies that are under way at once.
 _AT_ONCE = 8
-_PRIORITY = -10
 
 
 class Shadows:
@@ -39,7 +39,7 @@ class Shadows:
 
     async def _ask(self, ask: Ask, release: str, text: str, is_exact: bool) -> None:
         began = self._fleet.now()
-        copied = replace(ask, stream=True, priority=_PRIORITY, deadline=None, is_copy=True)
+        copied = replace(ask, stream=True, priority=LOWEST_PRIORITY, deadline=None, is_copy=True)
         try:
             answering = await self._fleet.open(copied, Release(release, release))
             ttft_s = self._fleet.now() - began

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 
 from trireme_client import DeadlineExceeded, TriremeError
 
+from ..log import log
 from ..settings import HealthSettings
 from .server import Server
-
-_log = logging.getLogger("trireme.gateway")
 
 #: At every how many looks all of what a server serves is read again, and not only whether another release is live.
 _WHOLE_EVERY = 8
@@ -84,7 +82,7 @@ class Watch:
                 await self._look()
             except Exception:
                 # Whatever it is, the server is looked at again.
-                _log.exception("unexpected error in a look at %s", self._server.name)
+                log.exception("unexpected error in a look at %s", self._server.name)
                 self._server.ready = False
             self._ended = number
             self._looked.set()

@@ -1,10 +1,13 @@
 """One request and its answer: what was asked for in its headers, what came of it, and the line in the log."""
 
+import logging
 import random
 import re
 import time
 import uuid
 from collections.abc import Mapping
+
+from trireme_runtime.admission import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 from ..api.errors import BadRequest
 from ..identity import Caller, caller_of
@@ -19,7 +22,6 @@ _ID = re.compile(rb"[!-~]{1,128}")
 _NUMBER = re.compile(rb"-?[0-9]{1,9}")
 
 PRIORITY_HEADER, DEADLINE_HEADER, SESSION_HEADER = "x-trireme-priority", "x-trireme-deadline-ms", "x-trireme-session"
-_LOWEST_PRIORITY, _HIGHEST_PRIORITY = -10, 10
 _MAX_DEADLINE_MS = 24 * 3_600_000
 
 
@@ -54,7 +56,7 @@ class Exchange:
 
     def priority(self) -> int:
         """Of the header. Raises BadRequest."""
-        return self._number(PRIORITY_HEADER, 0, _LOWEST_PRIORITY, _HIGHEST_PRIORITY)
+        return self._number(PRIORITY_HEADER, 0, LOWEST_PRIORITY, HIGHEST_PRIORITY)
 
     def deadline_ms(self) -> int | None:
         """Of the header, from the request's arrival on; None where there is none. Raises BadRequest."""
@@ -115,7 +117,7 @@ class Exchange:
         self.over = True
         seconds = time.perf_counter() - self.began
         self._metrics.ended(self.endpoint, self.model, self.status, seconds)
-        if not access.isEnabledFor(20):
+        if not access.isEnabledFor(logging.INFO):
             return
         reply = self._reply
         access.info(

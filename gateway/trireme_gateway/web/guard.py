@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ..api.errors import error_object
 from ..metrics import Metrics
 from ..settings import Limits
 
@@ -18,7 +19,7 @@ _SWEEP_S = 1.0
 
 
 def _plain_response(status: str, message: str, kind: str) -> bytes:
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    body = json.dumps(error_object(message, kind)).encode()
     head = (
         f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -136,8 +137,6 @@ def _reload(service: Service, reread: Callable[[], Settings], reloading: set["as
 
 def write_ready_file(path: Path, address: str, pid: int) -> None:
     """Say in a file, whole at once, that the gateway serves."""
-    import json
-
     staging = path.with_name(f"{path.name}.{pid}")
     staging.write_text(json.dumps({"pid": pid, "http": address}), encoding="utf-8")
     staging.rename(path)
