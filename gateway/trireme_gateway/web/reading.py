@@ -12,9 +12,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: How many times the allowed length is read, and thrown away, so that a client that writes first hears why it is
-#: refused.
-_PATIENCE = 8
+#: How much is read of a body that is too long, and thrown away, so that a client that writes first hears why it is
+#: refused: so many times the allowed length, and at least so many bytes.
+_PATIENCE, _PATIENCE_BYTES = 8, 16 << 20
 
 
 class Disconnected(Exception):
@@ -59,7 +59,7 @@ async def _read(receive: Receive, most: int) -> bytes:
         else:
             chunks.clear()
         more = message.get("more_body", False)
-        if size > most and (not more or size > _PATIENCE * most):
+        if size > most and (not more or size > max(_PATIENCE * most, _PATIENCE_BYTES)):
             raise TooLarge(
                 f"the request's body has {'more than ' if more else ''}{size} bytes; at most {most} are allowed"
             )
