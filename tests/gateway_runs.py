@@ -45,13 +45,16 @@ class Gateway:
 
 
 @contextmanager
-def started_gateway(folder: Path, *options: str, config: str | None = None) -> Iterator[Gateway]:
-    """A gateway on a free port, ready, until the end. config: of its file."""
+def started_gateway(
+    folder: Path, *options: str, config: str | None = None, database: str | None = None
+) -> Iterator[Gateway]:
+    """A gateway on a free port, ready, until the end. config: of its file. database: a URL, or one of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gateway.toml"
     if config is not None:
         path.write_text(config, encoding="utf-8")
         options = ("--config", str(path), *options)
+    options = ("--database", database or f"sqlite:///{folder / 'gateway.db'}", *options)
     ready, log_path = folder / "gateway.ready", folder / "gateway.log"
     command = [str(TRIREME), "gateway", "--port", "0", "--ready-file", str(ready), *options]
     with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

@@ -207,6 +207,11 @@ class Collector:
         return (0, 0) if self._last is None else (self._last.num_input_tokens, self._last.num_output_tokens)
 
     @property
+    def finish_reason(self) -> str | None:
+        """Why the sequence of the latest piece ended; None while it has not."""
+        return None if self._last is None else self._last.finish_reason
+
+    @property
     def completion(self) -> Completion:
         """What came so far."""
         answers = tuple(self._answer(self._deltas[index]) for index in sorted(self._deltas))

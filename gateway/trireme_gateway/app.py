@@ -10,14 +10,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from trireme_client import TriremeError
+
 from .api.document import openapi_document
-from .api.errors import error_object
+from .api.errors import body_of, error_object, headers_of, status_of
 from .api.fields import ChatRequest, CompletionRequest
 from .api.translate import wish_of_chat, wish_of_completion
 from .api.wording import ChatWording, CompletionWording
+from .errors import Forbidden, Unauthorized
+from .identity import Caller, has_key_in_query
 from .metrics import CONTENT_TYPE, Metrics
 from .service import Service
 from .web.completions import Completions
+from .web.reading import Receive, Scope, Send
 
 
 class Gateway:
@@ -42,9 +47,21 @@ class Gateway:
                 Route("/metrics", self._metrics_page, methods=["GET"]),
                 Route("/openapi.json", self._openapi, methods=["GET"]),
             ],
-            exception_handlers={HTTPException: _http_error},
+            exception_handlers={HTTPException: _http_error, TriremeError: _known_error},
         )
+        self.asgi = self._without_keys_in_urls
         self.app.router.redirect_slashes = False
+
+    async def _without_keys_in_urls(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, as it is served."""
+        if scope["type"] == "http" and scope["query_string"] and has_key_in_query(scope["query_string"]):
+            message = (
+                "a key in the URL stands in the logs of everybody on the way: revoke it, and send one as the header "
+            )
+            response = _error(400, message + "Authorization: Bearer KEY", "invalid_request_error", None, "key_in_url")
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
     def _entry(self, number: int) -> dict[str, Any]:
         model = self.service.settings.model[number]
@@ -57,14 +74,26 @@ class Gateway:
             "releases": releases,
         }
 
-    async def _models(self, _request: Request) -> Response:
-        count = len(self.service.settings.model)
-        return JSONResponse({"object": "list", "data": [self._entry(number) for number in range(count)]})
+    async def _caller(self, request: Request) -> Caller:
+        """Who asks for anything but an answer. Raises TriremeError."""
+        try:
+            return await self.service.accounting.caller_of(dict(request.scope["headers"]), request.scope.get("client"))
+        except Unauthorized:
+            self._metrics.unauthorized()
+            raise
+
+    async def _models(self, request: Request) -> Response:
+        caller, may_ask = await self._caller(request), self.service.accounting.may_ask
+        models = enumerate(self.service.settings.model)
+        data = [self._entry(number) for number, model in models if may_ask(caller, model.id)]
+        return JSONResponse({"object": "list", "data": data})
 
     async def _model(self, request: Request) -> Response:
+        caller = await self._caller(request)
         wanted = request.path_params["id"]
         for number, model in enumerate(self.service.settings.model):
             if model.id == wanted:
+                self.service.accounting.check_model(caller, wanted)
                 return JSONResponse(self._entry(number))
         names = ", ".join(model.id for model in self.service.settings.model)
         message = f"there is no model {wanted[:80]!r}; there are {names}"
@@ -79,7 +108,12 @@ class Gateway:
         ready = self.service.fleet.is_ready
         return JSONResponse({"status": "ok" if ready else "no server is ready"}, 200 if ready else 503)
 
-    async def _metrics_page(self, _request: Request) -> Response:
+    async def _metrics_page(self, request: Request) -> Response:
+        if self.service.accounting.is_key_required:
+            caller = await self._caller(request)
+            if caller.key is None or not caller.key.may_read_metrics:
+                raise Forbidden("the key is not for metrics; `trireme keys create --metrics` makes one that is")
+        self.service.accounting.gauges()
         text = self._metrics.text(self.service.fleet.waiting(), self._connections())
         return Response(text, media_type=CONTENT_TYPE)
 
@@ -89,6 +123,12 @@ class Gateway:
 
 def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:
     return JSONResponse(error_object(message, kind, param, code), status)
+
+
+async def _known_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, TriremeError)
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    return Response(body_of(error), status_of(error), headers, "application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

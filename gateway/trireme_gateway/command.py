@@ -10,7 +10,19 @@ from typing import Any
 from .errors import GatewayError, SettingError
 from .settings import Policy, Settings, read_settings
 
-_NEEDED = ("starlette", "uvicorn", "uvloop", "httptools", "redis", "cachetools")
+_NEEDED = (
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "redis",
+    "cachetools",
+    "argon2",
+    "limits",
+    "sqlalchemy",
+    "structlog",
+    "phonenumbers",
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -39,6 +51,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("--policy", choices=[policy.value for policy in Policy], help="how a server is chosen")
     parser.add_argument("--cache", metavar="KIND", help="memory (default), none, or redis://HOST:PORT/DB")
+    parser.add_argument(
+        "--database", metavar="URL", help="of keys and the ledger: sqlite:////path/file or postgresql://"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen on an address that is not this machine's own, without any keys"
+    )
     parser.add_argument("--no-access-log", action="store_true", help="write no line for each request")
     parser.add_argument("--ready-file", type=Path, help="write address and process id here, as JSON, once ready")
     parser.set_defaults(run=run)
@@ -47,13 +65,15 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def _over(arguments: argparse.Namespace, config: Settings | None) -> dict[str, Any]:
     """What the options say, as keys of the settings. Raises SettingError."""
     over: dict[str, Any] = {}
-    for name in ("host", "policy"):
+    for name in ("host", "policy", "database"):
         if getattr(arguments, name) is not None:
             over[name] = getattr(arguments, name)
     if arguments.port is not None:
         if not arguments.port.isdecimal():
             raise SettingError(f"--port is {arguments.port!r}; a number from 0 to 65535 is needed")
         over["port"] = int(arguments.port)
+    if arguments.insecure:
+        over["insecure"] = True
     if arguments.no_access_log:
         over["access_log"] = False
     if arguments.server:
@@ -95,8 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from .accounts.database import Database, default_url
     from .log import set_up
-    from .web.server import listen, serve, write_ready_file
+    from .web.server import check_address, listen, serve, write_ready_file
 
     def read() -> Settings:
         config = read_settings(arguments.config, {}) if arguments.config is not None else None
@@ -104,7 +125,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     settings = read()
     set_up(settings.access_log)
+    database = Database(settings.database or default_url()).open()
     listening = listen(settings)
+    try:
+        check_address(listening, settings, database)
+    except GatewayError:
+        listening.close()
+        raise
     host, port = listening.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -114,7 +141,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             write_ready_file(arguments.ready_file, address, os.getpid())
 
     try:
-        serve(settings, read, listening, announce)
+        serve(settings, database, read, listening, announce)
     finally:
         listening.close()
         if arguments.ready_file is not None:

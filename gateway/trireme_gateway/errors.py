@@ -2,12 +2,14 @@
 
 GatewayError
 ├── SettingError      a file of settings or an option: names the key, the value and what is allowed
-└── ListenError       it cannot listen at its address
+├── ListenError       it cannot listen at its address
+├── DatabaseError     its database cannot be read or written
+└── NoSuchKey         an administrator names a key that is not there
 
-The errors of requests are those of `trireme_client`.
+The errors of requests are those of `trireme_client`, and those below.
 """
 
-from trireme_client import TriremeError, Unavailable
+from trireme_client import ResourceExhausted, TriremeError, Unavailable
 
 
 class GatewayError(Exception):
@@ -20,6 +22,42 @@ class SettingError(GatewayError):
 
 class ListenError(GatewayError):
     """Names the address and why nothing can listen there."""
+
+
+class DatabaseError(GatewayError):
+    """Names the database and what went wrong."""
+
+
+class NoSuchKey(GatewayError):
+    """Names the key."""
+
+
+class Unauthorized(TriremeError):
+    """Who asks is not known. Holds nothing of a key but its id."""
+
+
+class Forbidden(TriremeError):
+    """Who asks is known, and may not."""
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A key or a tenant has used up what it may have.
+
+    code: OpenAI's. limits: what the headers of the answer say of its limits. may_retry: whether it helps to come again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_after_ms: int | None,
+        code: str = "rate_limit_exceeded",
+        limits: tuple[tuple[bytes, bytes], ...] = (),
+        may_retry: bool = True,
+    ) -> None:
+        super().__init__(message, retry_after_ms)
+        self.code = code
+        self.limits = limits
+        self.may_retry = may_retry
 
 
 class ReleaseGone(TriremeError):

@@ -44,7 +44,7 @@ class Metrics:
         )
         self._tokens = Counter(
             "trireme_gateway_tokens",
-            "Tokens of prompts and answers that were computed to their end, each once, whoever reads them",
+            "Tokens of prompts and answers that servers have computed, each once, whoever reads them",
             ["model", "release", "kind"],
             registry=registry,
         )
@@ -82,6 +82,30 @@ class Metrics:
             ["release"],
             buckets=_LATENCY_BUCKETS,
             registry=registry,
+        )
+        self._unauthorized = Counter(
+            "trireme_gateway_unauthorized", "Requests without a key that is valid", registry=registry
+        )
+        self._over_quota = Counter(
+            "trireme_gateway_over_quota", "Requests that a quota refused, by its code", ["code"], registry=registry
+        )
+        self._quota_errors = Counter(
+            "trireme_gateway_quota_errors", "Times that Redis failed where quotas are counted", registry=registry
+        )
+        self._accounts_age = Gauge(
+            "trireme_gateway_accounts_age_seconds", "Since keys and tenants were read", registry=registry
+        )
+        self._ledger_rows = Counter("trireme_gateway_ledger_rows", "Rows written to the ledger", registry=registry)
+        self._ledger_lost = Counter(
+            "trireme_gateway_ledger_lost",
+            "Rows that the ledger lacks, of processes before this one, too",
+            registry=registry,
+        )
+        self._ledger_waiting = Gauge(
+            "trireme_gateway_ledger_waiting", "Rows that are not written yet", registry=registry
+        )
+        self._ledger_failing = Gauge(
+            "trireme_gateway_ledger_failing", "1 while the ledger cannot be written", registry=registry
         )
         for outcome in ("hit", "miss", "joined", "bypass"):
             self._cache.labels(outcome)
@@ -144,6 +168,35 @@ class Metrics:
         self._shadow.labels(release, outcome).inc()
         if ttft_s is not None:
             self._shadow_ttft.labels(release).observe(ttft_s)
+
+    def unauthorized(self) -> None:
+        """A request had no valid key."""
+        self._unauthorized.inc()
+
+    def over_quota(self, code: str) -> None:
+        """A quota refused a request."""
+        self._over_quota.labels(code).inc()
+
+    def quota_lost(self) -> None:
+        """Redis did not count."""
+        self._quota_errors.inc()
+
+    def accounts(self, age_s: float, waiting: int) -> None:
+        """How old what is known of keys is, and how many rows of the ledger wait."""
+        self._accounts_age.set(age_s)
+        self._ledger_waiting.set(waiting)
+
+    def ledger_wrote(self, rows: int) -> None:
+        """Rows are in the ledger."""
+        self._ledger_rows.inc(rows)
+
+    def ledger_lost(self, rows: int) -> None:
+        """Rows will never be."""
+        self._ledger_lost.inc(rows)
+
+    def ledger_failing(self, failing: bool) -> None:
+        """Whether rows cannot be written."""
+        self._ledger_failing.set(float(failing))
 
     def text(self, waiting: int, connections: int) -> bytes:
         """In Prometheus' format."""

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from trireme_client import DeadlineExceeded, Delta, ResourceExhausted, Unavailable
 
+from .accounting import Accounting
+from .accounts.database import Database
 from .cache.flight import Flight
 from .cache.key import is_exact, key_of
 from .cache.recorded import is_whole, pack, unpack
@@ -67,8 +69,9 @@ class Reply:
 class Service:
     """For one event loop. Use `start` and `stop`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, database: Database) -> None:
         self.settings = settings
+        self.accounting = Accounting(settings, database, metrics)
         self.fleet = Fleet(settings, metrics)
         self._metrics = metrics
         self._store: Store = store_of(settings.cache, metrics)
@@ -78,7 +81,8 @@ class Service:
         self.applying = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect. Raises DatabaseError."""
+        await self.accounting.start()
         await self.fleet.start()
 
     async def stop(self) -> None:
@@ -86,6 +90,7 @@ class Service:
         await self.shadows.stop()
         await self.fleet.stop()
         await self._store.close()
+        await self.accounting.stop()
 
     async def apply(self, settings: Settings) -> None:
         """Go on with other settings."""
@@ -93,6 +98,7 @@ class Service:
             before, self._store = self._store, store_of(settings.cache, self._metrics)
             await before.close()
         self.settings = settings
+        await self.accounting.apply(settings)
         await self.fleet.apply(settings)
 
     async def answer(self, ask: Ask) -> Reply:

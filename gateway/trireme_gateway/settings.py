@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trireme_runtime.toml_file import TomlError, problems, read_toml
 
+from .accounts.quota import NANO, Quota
 from .errors import SettingError
 
 DEFAULT_GRPC = "127.0.0.1:8001"
@@ -105,8 +106,79 @@ class HealthSettings(_Table):
     max_eject_s: Annotated[float, Field(gt=0)] = 30.0
 
 
+class KeySettings(_Table):
+    """required: whether a key must be shown; unset: as soon as the database holds one, be it revoked."""
+
+    required: bool | None = None
+
+
+class QuotaTable(_Table):
+    """What a key or a tenant may have that has no quota of its own. monthly_budget: in units of the currency."""
+
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    monthly_budget: Annotated[float, Field(ge=0, le=1e9)] | None = None
+
+    @property
+    def quota(self) -> Quota:
+        """As keys and tenants have it."""
+        budget = None if self.monthly_budget is None else round(NANO * self.monthly_budget)
+        return Quota(self.requests_per_minute, self.tokens_per_minute, self.max_concurrent, budget)
+
+
+class SharedSettings(_Table):
+    """Where quotas are counted. when_lost: without Redis each gateway counts alone (open), or answers 503 (shut)."""
+
+    kind: Literal["memory", "redis"] = "memory"
+    url: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
+    timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 100
+    when_lost: Literal["open", "shut"] = "open"
+
+
+class QuotaSettings(_Table):
+    """Quotas of those keys and tenants that have none of their own."""
+
+    key: QuotaTable = QuotaTable()
+    tenant: QuotaTable = QuotaTable()
+    shared: SharedSettings = SharedSettings()
+
+
+class Price(_Table):
+    """Of a model's tokens, in units of the currency for a million. cached: of what was not computed for a request."""
+
+    model: Name
+    input: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    output: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    cached: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+
+
+class LedgerSettings(_Table):
+    """One row for each request. flush_ms: how long rows wait to be written. max_waiting: how many may, where they
+    cannot be written; then requests go on without, or are refused. keep_days: unset: for ever."""
+
+    enabled: bool = True
+    flush_ms: Annotated[int, Field(ge=10, le=1000)] = 250
+    max_waiting: Annotated[int, Field(ge=1)] = 100_000
+    when_full: Literal["go_on", "stop"] = "go_on"
+    keep_days: Annotated[float, Field(gt=0)] | None = None
+
+
+class TranscriptSettings(_Table):
+    """Prompts and answers, redacted; off. phone_region: whose numbers are known without a +."""
+
+    enabled: bool = False
+    keep_days: Annotated[float, Field(gt=0)] = 30.0
+    phone_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
+
+
 class Settings(_Table):
-    """Everything. prefix_chars: of the prompt, by which the policy `prefix` chooses. drain_s: at the end."""
+    """Everything.
+
+    prefix_chars: of the prompt, by which the policy `prefix` chooses. drain_s: at the end. database: a URL; "": of the
+    variable TRIREME_DATABASE, or a file of SQLite in the state folder. insecure: listen on a public address without
+    keys. currency: of prices and budgets.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -114,6 +186,9 @@ class Settings(_Table):
     prefix_chars: Annotated[int, Field(ge=1)] = 256
     drain_s: Annotated[float, Field(ge=0)] = 30.0
     access_log: bool = True
+    database: str = ""
+    insecure: bool = False
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     server: tuple[ServerAddress, ...] = (ServerAddress(name="local", grpc=DEFAULT_GRPC, health=DEFAULT_HEALTH),)
     model: tuple[ModelName, ...] = (ModelName(id="ensemble", llm="ensemble"),)
     canary: tuple[Share, ...] = ()
@@ -122,6 +197,11 @@ class Settings(_Table):
     queue: QueueSettings = QueueSettings()
     limits: Limits = Limits()
     health: HealthSettings = HealthSettings()
+    keys: KeySettings = KeySettings()
+    quota: QuotaSettings = QuotaSettings()
+    price: tuple[Price, ...] = ()
+    ledger: LedgerSettings = LedgerSettings()
+    transcripts: TranscriptSettings = TranscriptSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
@@ -130,6 +210,10 @@ class Settings(_Table):
                 raise ValueError(f"there is no {kind}; at least one is needed")
             if double := next((name for name in names if names.count(name) > 1), None):
                 raise ValueError(f"there are two {kind}s {double!r}")
+        names = [model.id for model in self.model]
+        for price in self.price:
+            if price.model not in names:
+                raise ValueError(f"price: there is no model {price.model!r}; there are {', '.join(names)}")
         for kind, shares in (("canary", self.canary), ("shadow", self.shadow)):
             for llm in {share.llm for share in shares}:
                 if llm not in self.llms:

@@ -19,10 +19,12 @@ from trireme_client import (
     Unavailable,
 )
 
-from ..errors import BodyTimeout, TooLarge
+from ..errors import BodyTimeout, Forbidden, QuotaExceeded, TooLarge, Unauthorized
 
 #: Kind of error -> HTTP status, OpenAI's type, and its code.
 _KINDS: dict[type[TriremeError], tuple[int, str, str | None]] = {
+    Unauthorized: (401, "invalid_request_error", "invalid_api_key"),
+    Forbidden: (403, "permission_error", "model_not_allowed"),
     InvalidArgument: (400, "invalid_request_error", None),
     NotFound: (404, "invalid_request_error", "not_found"),
     ResourceExhausted: (429, "rate_limit_error", "rate_limit_exceeded"),
@@ -70,6 +72,9 @@ def object_of(error: TriremeError) -> dict[str, Any]:
         param, code = "model", "model_not_found"
     elif isinstance(error, BadRequest):
         code = error.code
+    elif isinstance(error, QuotaExceeded):
+        code = error.code
+        kind = "insufficient_quota" if code == "insufficient_quota" else kind
     return error_object(error.message, kind, param, code)
 
 
@@ -84,9 +89,16 @@ def body_of(error: TriremeError) -> bytes:
 
 
 def headers_of(error: TriremeError) -> list[tuple[bytes, bytes]]:
-    """Retry-After, in whole s and in ms, where it is known when to come again."""
+    """Retry-After, in whole s and in ms, where it is known when to come again; and what quotas say."""
+    found: list[tuple[bytes, bytes]] = []
+    if isinstance(error, Unauthorized):
+        found.append((b"www-authenticate", b'Bearer realm="trireme"'))
+    if isinstance(error, QuotaExceeded):
+        found += error.limits
+        if not error.may_retry:
+            found.append((b"x-should-retry", b"false"))
     if error.retry_after_ms is None:
-        return []
+        return found
     seconds = max(1, math.ceil(error.retry_after_ms / 1000))
     # The second is what OpenAI's SDK looks at first.
-    return [(b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % error.retry_after_ms)]
+    return [*found, (b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % error.retry_after_ms)]

@@ -51,6 +51,7 @@ class Wish:
     log_probs: bool
     session: str | None
     guided_by: str | None = None
+    user: str | None = None
 
 
 def parse(kind: type[_Body], body: bytes) -> _Body:
@@ -182,6 +183,7 @@ def _wish(request: _Generation, generations: tuple[Generation, ...], limits: Lim
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         log_probs=bool(generations[0].log_probs),
         session=request.prompt_cache_key,
+        user=request.user or request.safety_identifier,
         guided_by=next((name for name in _GUIDE_FIELDS if getattr(request, name, None) is not None), None),
     )
 

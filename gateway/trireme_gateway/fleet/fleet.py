@@ -226,13 +226,15 @@ class Fleet:
         while True:
             began = self.now()
             server = await queue.seat(ask, release.name, excluded)
-            self._metrics.queued(self.now() - began)
+            waited_s = self.now() - began
+            self._metrics.queued(waited_s)
+            ask.meter.queue_s += waited_s
             call = None
             try:
                 served = server.serves(ask.llm, release.name)
                 if served is None or served.release != release:
                     raise ReleaseGone(f"{release.name} is served by {server.name} no more")
-                call = server.link.start(self._with_deadline(ask), served, ask.stream, self._timeout_s(ask))
+                call = server.link.start(self._with_deadline(ask), served, ask.stream, self._timeout_s(ask), ask.meter)
                 server.under_way.add(call)
                 first = await call.read()
                 if not first:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from trireme_runtime.contract import UNARY_ID_PREFIX, parse_refusal
 from trireme_runtime.model_names import SEPARATOR
 
 from ..errors import ServerLost
+from .ask import Meter
 from .serving import Served, Serving, engine_step, limits_of, served_of, step_models
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -34,6 +36,8 @@ _OPTIONS = [
 #: The statuses of a call whose server has gone; what models refuse comes as a message.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
+_COUNTS = {"return_num_input_tokens": [True], "return_num_output_tokens": [True]}
+
 #: How often, and for how long, the end of a request is asked for whose client is gone: it may be on its way yet.
 _STOP_EVERY_S, _STOP_FOR_S = 0.05, 5.0
 
@@ -41,8 +45,9 @@ _STOP_EVERY_S, _STOP_FOR_S = 0.05, 5.0
 class Call:
     """One generation that is under way on a server."""
 
-    def __init__(self, link: "Link", call: Any, served: Served, request_id: str, stream: bool) -> None:
+    def __init__(self, link: "Link", call: Any, served: Served, request_id: str, stream: bool, meter: Meter) -> None:
         self._link = link
+        self._meter = meter
         self._call = call
         self._served = served
         self._request_id = request_id
@@ -67,7 +72,9 @@ class Call:
                 self._ended = True
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                     if not self._stream:
-                        self._link.end_later(self._call, self._reading, self._served.engine, self._request_id)
+                        self._link.end_later(
+                            self._call, self._reading, self._served.engine, self._request_id, self._meter
+                        )
                     raise DeadlineExceeded("the answer was not complete when its time was over") from None
                 if error.code() in _LOST and parse_refusal(error.details() or "") is None:
                     raise ServerLost(error.details() or str(error.code())) from error
@@ -77,6 +84,7 @@ class Call:
                 self._call.cancel()
                 raise
             if deltas:
+                self._meter.counted(deltas[-1].num_input_tokens, deltas[-1].num_output_tokens)
                 return deltas
         self._ended = True
         return []
@@ -101,7 +109,15 @@ class Call:
         if self._stream:
             self._call.cancel()
         else:
-            self._link.end_later(self._call, self._reading, self._served.engine, self._request_id)
+            self._link.end_later(self._call, self._reading, self._served.engine, self._request_id, self._meter)
+
+
+def _count(response: Any, meter: Meter) -> None:
+    """What an answer that nobody waited for has taken."""
+    if response is not grpc.aio.EOF:  # type: ignore[attr-defined]
+        with contextlib.suppress(TriremeError):
+            for delta in streamed_deltas_of(response):
+                meter.counted(delta.num_input_tokens, delta.num_output_tokens)
 
 
 def _is_cancelling() -> bool:
@@ -128,19 +144,34 @@ class Link:
             service_pb2.ModelStreamInferResponse.FromString,
         )
 
-    def start(self, generation: Generation, served: Served, stream: bool, timeout_s: float | None) -> Call:
+    def start(
+        self, generation: Generation, served: Served, stream: bool, timeout_s: float | None, meter: Meter
+    ) -> Call:
         """Begin a generation. Raises InvalidArgument for what cannot be sent."""
+        if stream:
+            # With every piece, so that they are known whenever its client leaves.
+            generation = replace(generation, tensors={**generation.tensors, **_COUNTS})
         request_id = UNARY_ID_PREFIX + uuid.uuid4().hex
         request = request_of(generation, served.ensemble, stream, request_id)
-        return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream)
+        return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream, meter)
 
-    def end_later(self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str) -> None:
+    def end_later(
+        self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str, meter: Meter
+    ) -> None:
         """Ask the engine to end a request, until it has ended; reading: its answer, if that is waited for already."""
-        task = asyncio.create_task(self._end(call, reading, engine, request_id))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
 
-    async def _end(self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str) -> None:
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._ending.discard(task)
+            meter.is_told()
+
+        meter.pend()
+        task = asyncio.create_task(self._end(call, reading, engine, request_id, meter))
+        self._ending.add(task)
+        task.add_done_callback(ended)
+
+    async def _end(
+        self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str, meter: Meter
+    ) -> None:
         request = service_pb2.ModelInferRequest(model_name=engine, id=request_id)
         request.inputs.add(name="stop", datatype="BOOL", shape=[1, 1])
         request.raw_input_contents.append(b"\x01")
@@ -152,6 +183,8 @@ class Link:
                     async for _ in self._infer(request, timeout=_STOP_FOR_S):
                         pass
                 await asyncio.wait([answer], timeout=_STOP_EVERY_S)
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                _count(answer.result(), meter)
         finally:
             answer.cancel()
             call.cancel()
@@ -186,13 +219,15 @@ class Link:
             steps, engine = step_models(config), engine_step(config)
             engine_config = await self._config(engine, timeout_s)
             versions = tuple([await self._version(step, timeout_s) for step in steps])
-            live = served_of(llm, steps, engine, versions, engine_config)
+            version = versions[steps.index(engine)]
+            live = served_of(llm, steps, engine, versions, engine_config, version)
             loaded = {live.release.name: live}
             for release in releases:
                 name = f"{llm}{SEPARATOR}{release}"
                 if release not in loaded and await self.is_ready(name, timeout_s):
                     scoped_engine = engine_step(await self._config(name, timeout_s))
-                    loaded[release] = served_of(llm, (scoped_engine,), scoped_engine, (), None)
+                    version = await self._version(scoped_engine, timeout_s)
+                    loaded[release] = served_of(llm, (scoped_engine,), scoped_engine, (), None, version)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return Serving(live, loaded, *limits_of(engine_config))

@@ -16,10 +16,12 @@ _DEFAULT_SEQUENCES, _DEFAULT_TOKENS = 32, 32_768
 
 @dataclass(frozen=True)
 class Release:
-    """What answers. name: for people. identity: the same only for what answers the same."""
+    """What answers. name: for people. identity: the same only for what answers the same. version: of its engine's
+    model; "" where it is not known."""
 
     name: str
     identity: str
+    version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,22 @@ def step_models(config: Any) -> tuple[str, ...]:
     return tuple(step.model_name for step in config.ensemble_scheduling.step)
 
 
-def served_of(llm: str, steps: tuple[str, ...], engine: str, versions: tuple[str, ...], engine_config: Any) -> Served:
+def served_of(
+    llm: str, steps: tuple[str, ...], engine: str, versions: tuple[str, ...], engine_config: Any, version: str
+) -> Served:
     """What is behind the public name `llm`.
 
     steps: the models of its ensemble. versions: theirs, where no release is live; then the release's identity holds
-    them, and the engine's settings.
+    them, and the engine's settings. version: of the engine's model.
     """
     releases = {model_and_release(step)[1] for step in steps}
     release = releases.pop() if len(releases) == 1 else ""
     if release:
         # By the name that is the release's alone: what is live may change before a request arrives.
-        return Served(Release(release, release), f"{llm}{SEPARATOR}{release}", engine)
+        return Served(Release(release, release, version), f"{llm}{SEPARATOR}{release}", engine)
     settings = sorted((key, value.string_value) for key, value in engine_config.parameters.items())
     digest = hashlib.sha256(repr((steps, versions, settings)).encode()).hexdigest()[:12]
-    return Served(Release(UNRELEASED, f"{UNRELEASED}-{digest}"), llm, engine)
+    return Served(Release(UNRELEASED, f"{UNRELEASED}-{digest}", version), llm, engine)
 
 
 def limits_of(engine_config: Any) -> tuple[int, int]:

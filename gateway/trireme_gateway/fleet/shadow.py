@@ -8,7 +8,7 @@ from trireme_runtime.admission import LOWEST_PRIORITY
 
 from ..metrics import Metrics
 from ..settings import Share
-from .ask import Ask
+from .ask import Ask, Meter
 from .fleet import Fleet
 from .releases import is_shadowed
 from .serving import Release
@@ -39,7 +39,7 @@ class Shadows:
 
     async def _ask(self, ask: Ask, release: str, text: str, is_exact: bool) -> None:
         began = self._fleet.now()
-        copied = replace(ask, stream=True, priority=LOWEST_PRIORITY, deadline=None, is_copy=True)
+        copied = replace(ask, stream=True, priority=LOWEST_PRIORITY, deadline=None, is_copy=True, meter=Meter())
         try:
             answering = await self._fleet.open(copied, Release(release, release))
             ttft_s = self._fleet.now() - began

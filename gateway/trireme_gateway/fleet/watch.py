@@ -82,7 +82,7 @@ class Watch:
                 await self._look()
             except Exception:
                 # Whatever it is, the server is looked at again.
-                log.exception("unexpected error in a look at %s", self._server.name)
+                log.exception("unexpected error in a look", server=self._server.name)
                 self._server.ready = False
             self._ended = number
             self._looked.set()

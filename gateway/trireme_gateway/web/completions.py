@@ -56,10 +56,11 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        exchange = Exchange(scope, self._endpoint, self._metrics)
+        exchange = Exchange(scope, self._endpoint, self._metrics, self._service.accounting)
         watcher: asyncio.Task[None] | None = None
         try:
             try:
+                await exchange.identify()
                 body = await read_body(receive, self._service.settings.limits)
                 watcher = asyncio.create_task(_watch(receive, exchange, _current()))
                 await self._answer(exchange, body, send)
@@ -72,7 +73,7 @@ class Completions:
             except (asyncio.CancelledError, Disconnected):
                 raise
             except Exception as error:
-                log.exception("unexpected error, request %s", exchange.request_id)
+                log.exception("unexpected error", request_id=exchange.request_id)
                 unexpected = InternalError(f"unexpected {type(error).__name__} in the gateway; its log has more")
                 await self._fail(exchange, unexpected, send)
         except Disconnected:
@@ -93,8 +94,9 @@ class Completions:
         if model is None:
             names = ", ".join(model.id for model in settings.model)
             raise ModelNotFound(f"there is no model {wish.model[:80]!r}; there are {names}")
-        exchange.model, exchange.guided_by = model.id, wish.guided_by
+        exchange.model, exchange.guided_by, exchange.user = model.id, wish.guided_by, wish.user
         asks = [self._ask(exchange, wish, model, number) for number in range(len(wish.generations))]
+        await exchange.reserve(asks)
         replies = await _all([self._service.answer(ask) for ask in asks])
         for reply in replies:
             exchange.first_pieces(reply)
@@ -109,8 +111,11 @@ class Completions:
         finally:
             for reply in replies:
                 reply.close()
-            for collector in collectors:
-                exchange.counted(*collector.counts)
+            for reply, collector in zip(replies, collectors, strict=True):
+                exchange.counted(reply, *collector.counts, collector.finish_reason)
+            if self._service.accounting.keeps_transcripts:
+                for ask, collector in zip(asks, collectors, strict=True):
+                    exchange.keep(prompt_text(ask.generation), collector.completion.text)
         for ask, collector in zip(asks, collectors, strict=True):
             if settings.shadow:
                 self._service.shadows.copy(ask, settings.shadow, collector.completion.text, is_exact(ask))

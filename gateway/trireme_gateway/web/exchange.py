@@ -1,18 +1,22 @@
 """One request and its answer: what was asked for in its headers, what came of it, and the line in the log."""
 
-import logging
 import random
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trireme_runtime.admission import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
-from ..api.errors import BadRequest
-from ..identity import Caller, caller_of
-from ..log import access
+from ..accounting import Accounting, now_ms
+from ..api.errors import CLIENT_LEFT, BadRequest
+from ..errors import QuotaExceeded, Unauthorized
+from ..fleet.ask import Ask
+from ..identity import Caller
+from ..ledger.rows import Row
+from ..log import access, writes_access
 from ..metrics import Metrics
+from ..quota.quotas import Reservation
 from ..service import Reply
 from .reading import Scope, Send
 
@@ -28,12 +32,18 @@ _MAX_DEADLINE_MS = 24 * 3_600_000
 class Exchange:
     """Of one request. status: of HTTP, or 499 where the client left."""
 
-    def __init__(self, scope: Scope, endpoint: str, metrics: Metrics) -> None:
+    def __init__(self, scope: Scope, endpoint: str, metrics: Metrics, accounting: Accounting) -> None:
         self.began = time.perf_counter()
+        self.arrived_ms = now_ms()
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.endpoint = endpoint
         self.request_id = self._id()
-        self.caller: Caller = caller_of(self.headers, scope.get("client"))
+        self.caller = Caller("", "")
+        self.is_known = False
+        self.user: str | None = None
+        self.reservation: Reservation | None = None
+        self.asks: Sequence[Ask] = ()
+        self.finish_reason = ""
         self.model = ""
         #: The field that an answer must match, if there is one.
         self.guided_by: str | None = None
@@ -44,9 +54,32 @@ class Exchange:
         self.left = False
         self.over = False
         self._reply: Reply | None = None
+        self._ttft_s: float | None = None
+        #: As the client was told them; and how many of them were not computed for it.
         self._tokens: tuple[int, int] = (0, 0)
+        self._cached = 0
+        self._client = scope.get("client")
         self._metrics = metrics
+        self._accounting = accounting
         metrics.began()
+
+    async def identify(self) -> None:
+        """See who asks. Raises Unauthorized, or ResourceExhausted where too many unknown keys come at once."""
+        try:
+            self.caller = await self._accounting.caller_of(self.headers, self._client)
+        except Unauthorized:
+            self._metrics.unauthorized()
+            raise
+        self.is_known = True
+
+    async def reserve(self, asks: Sequence[Ask]) -> None:
+        """Take what they may need of the caller's quotas. Raises QuotaExceeded, Forbidden or Unavailable."""
+        self.asks = asks
+        try:
+            self.reservation = await self._accounting.reserve(self.caller, self.model, asks)
+        except QuotaExceeded as error:
+            self._metrics.over_quota(error.code)
+            raise
 
     def _id(self) -> str:
         given = self.headers.get(b"x-request-id", b"")
@@ -84,17 +117,23 @@ class Exchange:
 
     def first_pieces(self, reply: Reply) -> None:
         """The first pieces of an answer are there; of several answers, those that came first."""
-        self._metrics.first_token(self.model, reply.release.name, reply.cache, time.perf_counter() - self.began)
+        ttft_s = time.perf_counter() - self.began
+        self._metrics.first_token(self.model, reply.release.name, reply.cache, ttft_s)
         if self._reply is None:
-            self._reply = reply
+            self._reply, self._ttft_s = reply, ttft_s
 
-    def counted(self, prompt: int, answer: int) -> None:
+    def counted(self, reply: Reply, prompt: int, answer: int, finish_reason: str | None) -> None:
         """An answer has ended, with so many tokens."""
         self._tokens = (self._tokens[0] + prompt, self._tokens[1] + answer)
+        if reply.cache in ("hit", "joined"):
+            self._cached += prompt + answer
+        self.finish_reason = self.finish_reason or finish_reason or ""
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """What every answer says about itself."""
         found = [(b"x-request-id", self.request_id.encode("ascii"))]
+        if self.reservation is not None:
+            found += self.reservation.limits
         if self._reply is not None:
             found += [
                 (b"x-trireme-release", self._reply.release.name.encode()),
@@ -113,22 +152,75 @@ class Exchange:
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
     def end(self) -> None:
-        """Count it, and write its line."""
+        """Count it, write its line, and account for it."""
         self.over = True
         seconds = time.perf_counter() - self.began
         self._metrics.ended(self.endpoint, self.model, self.status, seconds)
-        if not access.isEnabledFor(logging.INFO):
-            return
-        reply = self._reply
-        access.info(
-            "%s %d %.1fms id=%s model=%s release=%s server=%s cache=%s tokens=%d+%d",
-            self.endpoint,
-            self.status,
-            1000 * seconds,
-            self.request_id,
-            self.model or "-",
-            reply.release.name if reply else "-",
-            (reply.server if reply else "") or "-",
-            reply.cache if reply else "-",
-            *self._tokens,
+        if all(ask.meter.is_known for ask in self.asks):
+            self._settle(seconds)
+        else:
+            self._accounting.later(self._settle_when_known(seconds))
+
+    async def _settle_when_known(self, seconds: float) -> None:
+        for ask in self.asks:
+            await ask.meter.wait()
+        self._settle(seconds)
+
+    def _settle(self, seconds: float) -> None:
+        row = self._row(seconds)
+        if self.is_known:
+            self._accounting.settle(self.reservation, row)
+        if writes_access():
+            access.info(
+                "request",
+                endpoint=row.endpoint,
+                status=row.status,
+                ms=round(row.total_ms, 1),
+                request_id=row.request_id,
+                tenant=row.tenant,
+                key=row.key_id,
+                model=row.model,
+                release=row.release,
+                server=row.server,
+                cache=row.cache,
+                tokens_in=row.tokens_in,
+                tokens_out=row.tokens_out,
+                finish_reason=row.finish_reason,
+            )
+
+    def _row(self, seconds: float) -> Row:
+        reply, caller = self._reply, self.caller
+        meters = [ask.meter for ask in self.asks]
+        # What a client did not wait for was computed nevertheless.
+        tokens_in = max(self._tokens[0], sum(meter.prompt_tokens for meter in meters))
+        tokens_out = max(self._tokens[1], sum(meter.answer_tokens for meter in meters))
+        cached = min(self._cached, tokens_in + tokens_out)
+        cached_in = min(cached, tokens_in)
+        computed = (tokens_in - cached_in, tokens_out - (cached - cached_in))
+        reason = "left" if self.status == CLIENT_LEFT else "error" if self.status >= 400 else self.finish_reason
+        return Row(
+            time_ms=self.arrived_ms,
+            request_id=self.request_id,
+            endpoint=self.endpoint,
+            status=self.status,
+            tenant=caller.tenant,
+            key_id=caller.key.id if caller.key is not None else "",
+            person=self._accounting.person_of(self.user),
+            model=self.model,
+            release=reply.release.name if reply else "",
+            version=reply.release.version if reply else "",
+            server=reply.server if reply else "",
+            cache=reply.cache if reply else "",
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            tokens_cached=cached,
+            queue_ms=1000 * max((meter.queue_s for meter in meters), default=0.0),
+            ttft_ms=None if self._ttft_s is None else 1000 * self._ttft_s,
+            total_ms=1000 * seconds,
+            finish_reason=reason,
+            cost_nano=self._accounting.cost_nano(self.model, *computed, cached),
         )
+
+    def keep(self, prompt: str, answer: str) -> None:
+        """Keep what was said."""
+        self._accounting.keep(self._row(0.0), prompt, answer)

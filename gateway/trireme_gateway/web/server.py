@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import json
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -11,8 +13,11 @@ from pathlib import Path
 
 import uvicorn
 
+from ..accounts import audit
+from ..accounts.database import Database
+from ..accounts.keys import all_keys
 from ..app import Gateway
-from ..errors import GatewayError, ListenError
+from ..errors import GatewayError, ListenError, SettingError
 from ..log import log, set_level
 from ..metrics import Metrics
 from ..service import Service
@@ -40,6 +45,25 @@ def listen(settings: Settings) -> socket.socket:
         ) from None
     listening.set_inheritable(True)
     return listening
+
+
+def check_address(listening: socket.socket, settings: Settings, database: Database) -> None:
+    """Raise SettingError where anybody might ask without a key, unless that is meant to be so; then it is recorded."""
+    host = listening.getsockname()[0]
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback or settings.keys.required:
+        return
+    with database.read() as connection:
+        has_keys = bool(all_keys(connection))
+    if settings.keys.required is None and has_keys:
+        return
+    if not settings.insecure:
+        raise SettingError(
+            f"host is {settings.host}, which others can reach, and no key is needed. Make one (trireme keys create "
+            "--tenant NAME), or say --insecure"
+        )
+    log.warning("anybody who reaches this address is answered, without a key", host=host)
+    with database.write() as connection:
+        audit.note(connection, "gateway.insecure", {"host": host, "pid": os.getpid()})
 
 
 class _Server(uvicorn.Server):
@@ -74,22 +98,27 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings, reread: Callable[[], Settings], listening: socket.socket, announce: Callable[[], None]
+    settings: Settings,
+    database: Database,
+    reread: Callable[[], Settings],
+    listening: socket.socket,
+    announce: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT. SIGHUP has the settings read again."""
+    """Serve until SIGTERM or SIGINT. SIGHUP has the settings read again. Raises DatabaseError."""
     import uvloop
 
     metrics = Metrics()
 
     async def main() -> None:
-        service = Service(settings, metrics)
+        service = Service(settings, metrics, database)
         gateway = Gateway(service, metrics, lambda: len(server.server_state.connections))
 
         def ending() -> None:
             gateway.draining = True
 
         config = uvicorn.Config(
-            gateway.app,
+            gateway.asgi,
+            interface="asgi3",
             http=guarded(settings.limits, metrics),
             ws="none",
             lifespan="off",
@@ -123,10 +152,14 @@ def _reload(service: Service, reread: Callable[[], Settings], reloading: set["as
         try:
             settings = reread()
         except GatewayError as error:
-            log.error("the settings stay as they were: %s", error)
+            log.error("the settings stay as they were", error=str(error))
             return
         async with service.applying:
             await service.apply(settings)
+            try:
+                await asyncio.to_thread(service.accounting.note, "gateway.reload", {"pid": os.getpid()})
+            except GatewayError as error:
+                log.error("an act was not recorded", action="gateway.reload", error=str(error))
         set_level(settings.access_log)
         log.info("the settings were read again")
 
