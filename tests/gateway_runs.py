@@ -34,6 +34,21 @@ class Gateway:
         """What it has written."""
         return self.log_path.read_text(encoding="utf-8")
 
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    def line_of(self, request_id: str) -> dict[str, Any]:
+        """The line of a request; it is written when the answer has been sent."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.lines if line["event"] == "request" and line["request_id"] == request_id]
+
+        wait_for(lambda: bool(found()), 20, f"the line of {request_id}")
+        (line,) = found()
+        return line
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over its labels, of those samples that have `labels`."""
         return metric_of(f"http://{self.address}/metrics", f"trireme_gateway_{name}", **labels)

@@ -239,7 +239,19 @@ def test_an_answer_says_who_gave_it(gateway: Gateway) -> None:
     assert answer.headers["x-trireme-release"] == "unreleased"
     assert answer.headers["x-trireme-server"] == "server-1"
     assert answer.headers["x-trireme-cache"] == "bypass"
-    assert "id=mine-7 model=ensemble release=unreleased server=server-1" in gateway.log
+    line = gateway.line_of("mine-7")
+    said = {name: line[name] for name in ("endpoint", "status", "model", "release", "server", "cache", "finish_reason")}
+    assert said == {
+        "endpoint": "chat",
+        "status": 200,
+        "model": "ensemble",
+        "release": "unreleased",
+        "server": "server-1",
+        "cache": "bypass",
+        "finish_reason": "stop",
+    }
+    usage = answer.json["usage"]
+    assert (line["tokens_in"], line["tokens_out"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     other = chat(gateway, "What is 37 + 58?", {"x-request-id": 200 * "x"})
     assert len(other.headers["x-request-id"]) == 32
 
@@ -285,7 +297,11 @@ def test_a_client_that_leaves_cancels_the_generation(gateway: Gateway, server: S
     wait_for(lambda: _cancelled(server) == before + 1, 10, "the cancellation")
     wait_for(lambda: server.metric("trireme_requests_running") == 0, 10, "the end of the generation")
     wait_for(lambda: gateway.metric("requests_total", status="499") == left + 1, 10, "the line in the log")
-    assert any(f"id=leaves-{stream}" in line and " 499 " in line for line in gateway.log.splitlines())
+    line = gateway.line_of(f"leaves-{stream}")
+    assert (line["status"], line["finish_reason"]) == (499, "left")
+    # What was computed for it is known all the same.
+    assert line["tokens_in"] > 5
+    assert 0 < line["tokens_out"] < 2000
 
 
 def test_the_gateway_answers_as_the_server_does(gateway: Gateway, client: Client) -> None:

@@ -2,13 +2,9 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import pytest
 
 from gateway_runs import Answer, Gateway, chat, complete, open_stream, read_until, server_options, started_gateway
 from raw import ask
+from service_runs import redis
 from support import Server, start_null_server, stop_server, wait_for
 from trireme_gateway.cache.store import MemoryStore
 from trireme_gateway.settings import CacheSettings
@@ -198,29 +195,6 @@ def test_memory_is_bounded() -> None:
         assert await store.get("large") is None
 
     asyncio.run(run())
-
-
-@contextmanager
-def redis(folder: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A real redis-server, without files."""
-    program = shutil.which("redis-server")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing. Type: sudo apt-get install redis-server")
-        pytest.skip("redis-server is missing. Type: sudo apt-get install redis-server")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_for(lambda: _listens(port), 10, "redis-server")
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_several_gateways_share_answers_in_redis(slow: Server, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
     create = actions.add_parser("create", help="make a key; it is shown once")
     create.add_argument("--tenant", required=True, type=shared.name, help="whose key it is: tenants share quotas")
-    create.add_argument("--name", default="", type=shared.name, help="what it is for")
+    create.add_argument("--name", type=shared.name, help="what it is for")
     create.add_argument("--model", action="append", default=[], metavar="ID", help="may ask this model (default: all)")
     create.add_argument("--expires", type=shared.expiry_ms, metavar="WHEN", help="30d, 12h, or a last day: 2026-12-31")
     create.add_argument("--metrics", action="store_true", help="may read /metrics, where keys are required")
@@ -78,7 +78,7 @@ def _create(arguments: argparse.Namespace) -> None:
     made = keys.create(
         _open(arguments),
         arguments.tenant,
-        arguments.name,
+        arguments.name or "",
         arguments.model,
         arguments.expires,
         quota,

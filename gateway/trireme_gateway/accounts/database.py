@@ -214,8 +214,8 @@ class Database:
             raise SettingError(
                 "database: no URL; it looks like sqlite:////path/file or postgresql://host/name"
             ) from None
-        #: Without its password.
-        self.name = parsed.render_as_string(hide_password=True)
+        #: Without its password, wherever that stands.
+        self.name = parsed.set(query={}).render_as_string(hide_password=True)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
