@@ -10,7 +10,7 @@ from typing import Any
 from .errors import GatewayError, SettingError
 from .settings import Policy, Settings, read_settings
 
-_NEEDED = ("starlette", "uvicorn", "uvloop", "httptools", "redis", "cachetools")
+_NEEDED = ("starlette", "uvicorn", "uvloop", "httptools", "redis", "cachetools", "cryptography")
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -108,10 +108,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     host, port = listening.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    scheme = "http" if settings.tls is None else "https"
+
     def announce() -> None:
-        print(f"The gateway answers at http://{address}/v1", flush=True)
+        print(f"The gateway answers at {scheme}://{address}/v1", flush=True)
         if arguments.ready_file is not None:
-            write_ready_file(arguments.ready_file, address, os.getpid())
+            write_ready_file(arguments.ready_file, scheme, address, os.getpid())
 
     try:
         serve(settings, read, listening, announce)

@@ -83,6 +83,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
+        self._certificate_expires: Gauge | None = None
         for outcome in ("hit", "miss", "joined", "bypass"):
             self._cache.labels(outcome)
         self._running = 0
@@ -138,6 +139,16 @@ class Metrics:
     def cut(self, reason: str) -> None:
         """A connection was cut."""
         self._cut.labels(reason).inc()
+
+    def certificate_expires(self, unix_s: float) -> None:
+        """A certificate is served; without one, there is no such metric."""
+        if self._certificate_expires is None:
+            self._certificate_expires = Gauge(
+                "trireme_gateway_certificate_expires_seconds",
+                "Unix time at which the served certificate ends",
+                registry=self.registry,
+            )
+        self._certificate_expires.set(unix_s)
 
     def shadowed(self, release: str, outcome: str, ttft_s: float | None) -> None:
         """A copy of a request was answered, or not."""

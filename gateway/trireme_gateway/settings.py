@@ -105,6 +105,15 @@ class HealthSettings(_Table):
     max_eject_s: Annotated[float, Field(gt=0)] = 30.0
 
 
+class TlsSettings(_Table):
+    """Files in PEM. certificate: the server's, and what is between it and its root. client_ca: who signs for clients;
+    without it, clients need no certificate."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
 class Settings(_Table):
     """Everything. prefix_chars: of the prompt, by which the policy `prefix` chooses. drain_s: at the end."""
 
@@ -122,6 +131,7 @@ class Settings(_Table):
     queue: QueueSettings = QueueSettings()
     limits: Limits = Limits()
     health: HealthSettings = HealthSettings()
+    tls: TlsSettings | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
