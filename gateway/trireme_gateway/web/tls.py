@@ -16,7 +16,7 @@ from ..metrics import Metrics
 from ..settings import TlsSettings
 
 #: How often the files are looked at, in s. What is the same at two looks is taken: nobody is writing it.
-_LOOK_S = 0.5
+_LOOK_S = 0.4
 
 _Fingerprint = tuple[tuple[int, ...], ...]
 
