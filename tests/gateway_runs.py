@@ -23,11 +23,12 @@ class Gateway:
     address: str
     log_path: Path
     config: Path | None = None
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """Of OpenAI's API."""
-        return f"http://{self.address}/v1"
+        return f"{self.scheme}://{self.address}/v1"
 
     @property
     def log(self) -> str:
@@ -76,8 +77,11 @@ def started_gateway(
         try:
             wait_for(lambda: ready.exists() or process.poll() is not None, 30, "the gateway")
             assert process.poll() is None, log_path.read_text()
-            address = json.loads(ready.read_text())["http"]
-            yield Gateway(process, address, log_path, path if config is not None else None)
+            said = json.loads(ready.read_text())
+            scheme = "https" if "https" in said else "http"
+            gateway = Gateway(process, said[scheme], log_path, path if config is not None else None, scheme)
+            assert said["url"] == gateway.url
+            yield gateway
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -22,6 +22,7 @@ _NEEDED = (
     "sqlalchemy",
     "structlog",
     "phonenumbers",
+    "cryptography",
 )
 
 
@@ -135,10 +136,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     host, port = listening.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    scheme = "http" if settings.tls is None else "https"
+
     def announce() -> None:
-        print(f"The gateway answers at http://{address}/v1", flush=True)
+        print(f"The gateway answers at {scheme}://{address}/v1", flush=True)
         if arguments.ready_file is not None:
-            write_ready_file(arguments.ready_file, address, os.getpid())
+            write_ready_file(arguments.ready_file, scheme, address, os.getpid())
 
     try:
         serve(settings, database, read, listening, announce)

@@ -107,6 +107,7 @@ class Metrics:
         self._ledger_failing = Gauge(
             "trireme_gateway_ledger_failing", "1 while the ledger cannot be written", registry=registry
         )
+        self._certificate_expires: Gauge | None = None
         for outcome in ("hit", "miss", "joined", "bypass"):
             self._cache.labels(outcome)
         self._running = 0
@@ -162,6 +163,16 @@ class Metrics:
     def cut(self, reason: str) -> None:
         """A connection was cut."""
         self._cut.labels(reason).inc()
+
+    def certificate_expires(self, unix_s: float) -> None:
+        """A certificate is served; without one, there is no such metric."""
+        if self._certificate_expires is None:
+            self._certificate_expires = Gauge(
+                "trireme_gateway_certificate_expires_seconds",
+                "Unix time at which the served certificate ends",
+                registry=self.registry,
+            )
+        self._certificate_expires.set(unix_s)
 
     def shadowed(self, release: str, outcome: str, ttft_s: float | None) -> None:
         """A copy of a request was answered, or not."""

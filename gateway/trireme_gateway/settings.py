@@ -172,6 +172,15 @@ class TranscriptSettings(_Table):
     phone_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
 
 
+class TlsSettings(_Table):
+    """Files in PEM. certificate: the server's, and what is between it and its root. client_ca: who signs for clients;
+    without it, clients need no certificate."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
 class Settings(_Table):
     """Everything.
 
@@ -202,6 +211,7 @@ class Settings(_Table):
     price: tuple[Price, ...] = ()
     ledger: LedgerSettings = LedgerSettings()
     transcripts: TranscriptSettings = TranscriptSettings()
+    tls: TlsSettings | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

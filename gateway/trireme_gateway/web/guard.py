@@ -1,8 +1,11 @@
 """Connections that cannot be held open for nothing: uvicorn's own protocol, with limits that it does not have."""
 
 import asyncio
+import fcntl
 import json
 import socket
+import struct
+import termios
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -18,7 +21,8 @@ _SEND_BUFFER = 128 << 10
 _SWEEP_S = 1.0
 
 
-def _plain_response(status: str, message: str, kind: str) -> bytes:
+def plain_response(status: str, message: str, kind: str) -> bytes:
+    """An error in OpenAI's shape, as it goes over the wire, after which the connection is closed."""
     body = json.dumps(error_object(message, kind)).encode()
     head = (
         f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
@@ -54,7 +58,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.limits.max_connections:
             self.metrics.cut("too_many")
             message = f"{self.limits.max_connections} connections are open, the most that may be"
-            transport.write(_plain_response("503 Service Unavailable", message, "server_error"))
+            transport.write(plain_response("503 Service Unavailable", message, "server_error"))
             transport.close()
             return
         if (connected := transport.get_extra_info("socket")) is not None and connected.family != socket.AF_UNIX:
@@ -122,7 +126,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # It would stand in the middle of an answer.
             self.transport.abort()
             return
-        self.transport.write(_plain_response(status, message, "invalid_request_error"))
+        self.transport.write(plain_response(status, message, "invalid_request_error"))
         self.transport.close()
 
     def _expect_headers(self) -> None:
@@ -142,8 +146,19 @@ class GuardedProtocol(HttpToolsProtocol):
                 f"the request's headers did not come within {self.limits.header_timeout_s:g} s",
             )
 
+    def _is_left_open(self) -> bool:
+        # Closed here and all of it received, but with TLS the client is to agree, which many never do.
+        connected = self.transport.get_extra_info("socket")
+        if not self.transport.is_closing() or connected is None or connected.fileno() < 0:
+            return False
+        (unsent,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))
+        return not unsent and not self.transport.get_write_buffer_size()
+
     def look(self) -> None:
-        """Cut the connection if its client has read nothing for too long."""
+        """Cut the connection if its client has read nothing for too long, or does not close its side."""
+        if self._is_left_open():
+            self.transport.abort()
+            return
         size = self.transport.get_write_buffer_size()
         self.stalled_looks = self.stalled_looks + 1 if size and size >= self.unread else 0
         self.unread = size

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -23,6 +24,8 @@ from ..metrics import Metrics
 from ..service import Service
 from ..settings import Settings
 from .guard import guarded, sweep
+from .handshake import Handshakes
+from .tls import Certificates
 
 _BACKLOG = 2048
 
@@ -104,10 +107,18 @@ def serve(
     listening: socket.socket,
     announce: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT. SIGHUP has the settings read again. Raises DatabaseError."""
+    """Serve until SIGTERM or SIGINT. SIGHUP has the settings read again.
+
+    Raises SettingError for the files of TLS, or DatabaseError.
+    """
     import uvloop
 
     metrics = Metrics()
+    http: Any = guarded(settings.limits, metrics)
+    certificates = Certificates(settings.tls, metrics) if settings.tls is not None else None
+    handshakes = None
+    if certificates is not None:
+        http = handshakes = Handshakes(lambda: certificates.context, settings.limits, metrics, http)
 
     async def main() -> None:
         service = Service(settings, metrics, database)
@@ -119,7 +130,7 @@ def serve(
         config = uvicorn.Config(
             gateway.asgi,
             interface="asgi3",
-            http=guarded(settings.limits, metrics),
+            http=http,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -132,22 +143,34 @@ def serve(
         )
         server = _Server(config, announce, ending)
         await service.start()
-        sweeping = asyncio.create_task(sweep(server.server_state.connections))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: _reload(service, reread, reloading))
+        watching = [asyncio.create_task(sweep(server.server_state.connections))]
+        if certificates is not None:
+            watching.append(asyncio.create_task(certificates.watch()))
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: _reload(service, certificates, reread, reloading)
+        )
         # What is there now lives as long as the process.
         gc.collect()
         gc.freeze()
         try:
             await server.serve([listening])
         finally:
-            sweeping.cancel()
+            for task in watching:
+                task.cancel()
+            if handshakes is not None:
+                handshakes.cut_all()
             await service.stop()
 
     reloading: set[asyncio.Task[None]] = set()
     uvloop.run(main())
 
 
-def _reload(service: Service, reread: Callable[[], Settings], reloading: set["asyncio.Task[None]"]) -> None:
+def _reload(
+    service: Service,
+    certificates: Certificates | None,
+    reread: Callable[[], Settings],
+    reloading: set["asyncio.Task[None]"],
+) -> None:
     async def apply() -> None:
         try:
             settings = reread()
@@ -156,10 +179,12 @@ def _reload(service: Service, reread: Callable[[], Settings], reloading: set["as
             return
         async with service.applying:
             await service.apply(settings)
-            try:
-                await asyncio.to_thread(service.accounting.note, "gateway.reload", {"pid": os.getpid()})
-            except GatewayError as error:
-                log.error("an act was not recorded", action="gateway.reload", error=str(error))
+        if certificates is not None and settings.tls is not None:
+            certificates.take(settings.tls)
+        try:
+            await asyncio.to_thread(service.accounting.note, "gateway.reload", {"pid": os.getpid()})
+        except GatewayError as error:
+            log.error("an act was not recorded", action="gateway.reload", error=str(error))
         set_level(settings.access_log)
         log.info("the settings were read again")
 
@@ -168,8 +193,8 @@ def _reload(service: Service, reread: Callable[[], Settings], reloading: set["as
     task.add_done_callback(reloading.discard)
 
 
-def write_ready_file(path: Path, address: str, pid: int) -> None:
-    """Say in a file, whole at once, that the gateway serves."""
+def write_ready_file(path: Path, scheme: str, address: str, pid: int) -> None:
+    """Say in a file, whole at once, that the gateway serves. scheme: http or https, which is the address' key."""
     staging = path.with_name(f"{path.name}.{pid}")
-    staging.write_text(json.dumps({"pid": pid, "http": address}), encoding="utf-8")
+    staging.write_text(json.dumps({"pid": pid, scheme: address, "url": f"{scheme}://{address}/v1"}), encoding="utf-8")
     staging.rename(path)
