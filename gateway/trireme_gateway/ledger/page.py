@@ -71,7 +71,7 @@ def _plot(report: Report, unit: str, of: Any) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # The page's colours; and ids of their own, since two pictures stand in it.
     svg = re.sub(r"(stroke|fill): #000000", r"\1: var(--ink)", svg).replace("<text ", '<text fill="var(--ink)" ')
     prefix = re.sub(r"\W", "", unit)
