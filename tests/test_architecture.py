@@ -27,6 +27,7 @@ ALLOWED = {
         "trireme_runtime.contract",
         "trireme_runtime.admission",
         "trireme_runtime.model_names",
+        "trireme_runtime.otlp",
         "trireme_runtime.toml_file",
         "trireme_client",
     },

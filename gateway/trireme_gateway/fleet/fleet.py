@@ -20,6 +20,7 @@ from trireme_runtime.admission import QueueLimits
 from ..errors import ReleaseGone, ServerLost
 from ..metrics import Metrics
 from ..settings import ServerAddress, Settings
+from ..traces import waiting
 from .ask import Ask
 from .link import Call
 from .policies import choice_of
@@ -225,14 +226,18 @@ class Fleet:
         refusals = 0
         while True:
             began = self.now()
-            server = await queue.seat(ask, release.name, excluded)
+            with waiting(ask.trace):
+                server = await queue.seat(ask, release.name, excluded)
             self._metrics.queued(self.now() - began)
             call = None
             try:
                 served = server.serves(ask.llm, release.name)
                 if served is None or served.release != release:
                     raise ReleaseGone(f"{release.name} is served by {server.name} no more")
-                call = server.link.start(self._with_deadline(ask), served, ask.stream, self._timeout_s(ask))
+                trace = ask.trace.call(server.name, server.link.address) if ask.trace is not None else None
+                call = server.link.start(
+                    self._with_deadline(ask), served, ask.stream, self._timeout_s(ask), ask.request_id, trace
+                )
                 server.under_way.add(call)
                 first = await call.read()
                 if not first:

@@ -14,6 +14,7 @@ from ..identity import Caller, caller_of
 from ..log import access
 from ..metrics import Metrics
 from ..service import Reply
+from ..traces import RequestTrace, Traces
 from .reading import Scope, Send
 
 #: What a client's request id may be: one word, which cannot be taken for others in a line of the log.
@@ -28,7 +29,7 @@ _MAX_DEADLINE_MS = 24 * 3_600_000
 class Exchange:
     """Of one request. status: of HTTP, or 499 where the client left."""
 
-    def __init__(self, scope: Scope, endpoint: str, metrics: Metrics) -> None:
+    def __init__(self, scope: Scope, endpoint: str, metrics: Metrics, traces: Traces | None = None) -> None:
         self.began = time.perf_counter()
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.endpoint = endpoint
@@ -46,6 +47,9 @@ class Exchange:
         self._reply: Reply | None = None
         self._tokens: tuple[int, int] = (0, 0)
         self._metrics = metrics
+        self.trace: RequestTrace | None = None
+        if traces is not None:
+            self.trace = traces.request(endpoint, self.headers, self.request_id, scope.get("server"))
         metrics.began()
 
     def _id(self) -> str:
@@ -117,9 +121,12 @@ class Exchange:
         self.over = True
         seconds = time.perf_counter() - self.began
         self._metrics.ended(self.endpoint, self.model, self.status, seconds)
+        reply = self._reply
+        if self.trace is not None:
+            release, cache = (reply.release.name, reply.cache) if reply else (None, None)
+            self.trace.end(self.status, self._tokens, release, cache)
         if not access.isEnabledFor(logging.INFO):
             return
-        reply = self._reply
         access.info(
             "%s %d %.1fms id=%s model=%s release=%s server=%s cache=%s tokens=%d+%d",
             self.endpoint,

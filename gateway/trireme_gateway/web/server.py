@@ -113,6 +113,8 @@ def serve(
         finally:
             sweeping.cancel()
             await service.stop()
+            if service.traces is not None:
+                service.traces.close()
 
     reloading: set[asyncio.Task[None]] = set()
     uvloop.run(main())
@@ -122,11 +124,11 @@ def _reload(service: Service, reread: Callable[[], Settings], reloading: set["as
     async def apply() -> None:
         try:
             settings = reread()
+            async with service.applying:
+                await service.apply(settings)
         except GatewayError as error:
             log.error("the settings stay as they were: %s", error)
             return
-        async with service.applying:
-            await service.apply(settings)
         set_level(settings.access_log)
         log.info("the settings were read again")
 
