@@ -133,7 +133,7 @@ class EngineSpans:
                 name,
                 wall_ns + began_ns,
                 wall_ns + ended_ns,
-                {"trireme.engine": self._engine, **attributes},
+                {"trireme.engine": self._engine, "triton.request.id": answer.request_id, **attributes},
                 {"first_token": wall_ns + first_ns} if name == "decode" and first_ns else {},
                 # What went wrong did so in the last one.
                 _error_of(answer) if name == phases[-1][0] else None,

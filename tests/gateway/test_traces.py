@@ -184,8 +184,11 @@ def test_the_attributes_are_those_of_the_conventions(collected: Collector, trace
     call = spans["gateway infer server-1"]
     assert {"trireme.server", "server.address", "server.port", "rpc.system"} == call.attributes.keys()
     decode, prefill = spans["tensorrt_llm decode"], spans["tensorrt_llm prefill"]
+    triton_id = decode.attributes["triton.request.id"]
+    assert re.fullmatch(f"trireme-unary-[0-9a-f]{{32}}:{client.headers['x-request-id']}", triton_id)
     assert decode.attributes == {
         "trireme.engine": "openvino",
+        "triton.request.id": triton_id,
         "gen_ai.usage.input_tokens": usage["prompt_tokens"],
         "gen_ai.usage.output_tokens": usage["completion_tokens"],
         "gen_ai.response.finish_reasons": ["stop", "stop"],
