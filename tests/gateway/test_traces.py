@@ -288,21 +288,6 @@ def test_what_its_client_leaves_is_told_to_its_end(collected: Collector, traced:
     assert decode.attributes["gen_ai.usage.output_tokens"] < 400
 
 
-def test_what_passes_its_deadline_in_the_engine_says_so(collected: Collector, traced: Gateway) -> None:
-    client = Client.new()
-    headers = {**client.headers, "x-trireme-deadline-ms": "150"}
-    fields = {"max_tokens": 1500, "ignore_eos": True, "stream": True}
-    complete(traced, ask("Count from 1 to 99."), headers, **fields)
-    collected.wait(lambda span: span.parent == client.span)
-    collected.wait(lambda span: span.trace == client.trace and span.service == "trireme-tensorrt_llm", 2)
-    failed = [span for span in collected.spans if span.trace == client.trace and span.is_error]
-    assert {span.attributes["error.type"] for span in failed if span.service == "trireme-tensorrt_llm"} <= {
-        "DEADLINE_EXCEEDED",
-        "cancelled_by_client",
-    }
-    assert failed
-
-
 def test_a_stop_text_leaves_all_phases(collected: Collector, traced: Gateway) -> None:
     client = Client.new()
     answer = complete(traced, ask("Count from 1 to 9."), client.headers, stop=["5"], stream=True, **GREEDY)
