@@ -62,9 +62,16 @@ class Gateway:
 
 @contextmanager
 def started_gateway(
-    folder: Path, *options: str, config: str | None = None, database: str | None = None
+    folder: Path,
+    *options: str,
+    config: str | None = None,
+    database: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Gateway]:
-    """A gateway on a free port, ready, until the end. config: of its file. database: a URL, or one of its own."""
+    """A gateway on a free port, ready, until the end.
+
+    config: of its file. database: a URL, or one of its own. env: further variables.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gateway.toml"
     if config is not None:
@@ -73,7 +80,8 @@ def started_gateway(
     options = ("--database", database or f"sqlite:///{folder / 'gateway.db'}", *options)
     ready, log_path = folder / "gateway.ready", folder / "gateway.log"
     command = [str(TRIREME), "gateway", "--port", "0", "--ready-file", str(ready), *options]
-    with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    whole = {**os.environ, **(env or {})}
+    with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, env=whole) as process:
         try:
             wait_for(lambda: ready.exists() or process.poll() is not None, 30, "the gateway")
             assert process.poll() is None, log_path.read_text()

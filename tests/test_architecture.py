@@ -27,6 +27,8 @@ ALLOWED = {
         "trireme_runtime.contract",
         "trireme_runtime.admission",
         "trireme_runtime.model_names",
+        "trireme_runtime.checkout",
+        "trireme_runtime.otlp",
         "trireme_runtime.toml_file",
         "trireme_client",
     },

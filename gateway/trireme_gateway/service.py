@@ -19,6 +19,7 @@ from .fleet.serving import Release
 from .fleet.shadow import Shadows
 from .metrics import Metrics
 from .settings import Settings
+from .traces import Traces, traces_of
 
 #: How often another release is chosen, where the one that was to answer is served no more.
 _CHOICES = 4
@@ -77,6 +78,7 @@ class Service:
         self._store: Store = store_of(settings.cache, metrics)
         self._flights: dict[tuple[str, bool, int], Flight] = {}
         self.shadows = Shadows(self.fleet, metrics)
+        self.traces: Traces | None = traces_of(settings.traces)
         #: Held while other settings come into force.
         self.applying = asyncio.Lock()
 
@@ -97,6 +99,10 @@ class Service:
         if settings.cache != self.settings.cache:
             before, self._store = self._store, store_of(settings.cache, self._metrics)
             await before.close()
+        if settings.traces != self.settings.traces:
+            traces, self.traces = self.traces, traces_of(settings.traces)
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
         self.settings = settings
         await self.accounting.apply(settings)
         await self.fleet.apply(settings)

@@ -96,6 +96,15 @@ class Limits(_Table):
     max_choices: Annotated[int, Field(ge=1, le=1024)] = 32
 
 
+class TraceSettings(_Table):
+    """endpoint: the base URL of a collector that takes OTLP over HTTP; without it, what the environment's variables of
+    OpenTelemetry say, if anything. sample: the share of the requests whose clients do not decide about that.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")] | None = None
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
 class HealthSettings(_Table):
     """How servers are looked at. failures: in a row, after which one is left out for eject_s, doubled each time."""
 
@@ -212,6 +221,7 @@ class Settings(_Table):
     ledger: LedgerSettings = LedgerSettings()
     transcripts: TranscriptSettings = TranscriptSettings()
     tls: TlsSettings | None = None
+    traces: TraceSettings = TraceSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

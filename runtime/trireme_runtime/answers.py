@@ -179,6 +179,7 @@ class RunningAnswer:
         sink: Sink,
         engine_requests: list[EngineRequest],
         sequences: list[RunningSequence],
+        traceparent: str = "",
     ) -> None:
         self.key = engine_requests[0].key
         self.request_id = request_id
@@ -186,7 +187,11 @@ class RunningAnswer:
         self.sink = sink
         self.engine_requests = engine_requests
         self.sequences = sequences
+        #: Of the span that it is traced below; "" if it is not.
+        self.traceparent = traceparent
+        #: When it arrived, and when it was given to the engine, 0 as long as it was not; of time.monotonic_ns().
         self.arrival_ns = time.monotonic_ns()
+        self.submitted_ns = 0
         self.error: Refusal | None = None
         #: How it waits for the sender, which sends no further chunk before `due_s` (time.monotonic()), except the last.
         self.queued = Queued.NOT
@@ -267,6 +272,17 @@ class RunningAnswer:
         metrics = self._metrics()
         times = {"ttft_s": metrics.first_token_ns, "total_s": metrics.last_token_ns}
         return {name: (time_ns - self.arrival_ns) / 1e9 if time_ns else None for name, time_ns in times.items()}
+
+    @property
+    def token_times_ns(self) -> tuple[int, int]:
+        """When the engine had the first and the last token, of time.monotonic_ns(); 0 where it has not told."""
+        metrics = self._metrics()
+        return metrics.first_token_ns, metrics.last_token_ns
+
+    @property
+    def reused_tokens(self) -> int:
+        """How many tokens of the prompt were in the cache."""
+        return self._metrics().cache.reused_tokens
 
     def _metrics(self) -> Metrics:
         def earliest(times: list[int]) -> int:

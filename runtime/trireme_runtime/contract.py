@@ -53,8 +53,11 @@ def parse_refusal(text: str) -> Refusal | None:
     return None
 
 
-#: How the ids of requests begin that `ensemble_unary` passes on.
+#: How the ids of requests begin that `ensemble_unary` and the gateway pass on.
 UNARY_ID_PREFIX = "trireme-unary-"
+
+#: The request parameter that says below which span a request is traced (W3C Trace Context).
+TRACEPARENT = "traceparent"
 
 
 _BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")

@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -127,7 +127,7 @@ class StreamRouter:
         settings: RouterSettings = RouterSettings(),
         pipe: Pipe | None = None,
         first_key: int = 1,
-        tap: Tap | None = None,
+        taps: Sequence[Tap] = (),
     ) -> None:
         self._start_engine = start_engine
         self._engine = start_engine()
@@ -135,7 +135,7 @@ class StreamRouter:
         self._observer = observer
         self._settings = settings
         self._pipe = pipe
-        self._tap = tap
+        self._taps = taps
         self._keys = itertools.count(first_key)
         self._streams: dict[int, RunningAnswer] = {}
         #: By the engine's key: what a generation has there.
@@ -191,13 +191,15 @@ class StreamRouter:
         with self._lock:
             return [key for key, stream in self._streams.items() if stream.request_id == request_id]
 
-    def start(self, request: GenerationRequest, sink: Sink, request_id: str = "") -> int:
-        """Let a generation in, or raise Refusal and never touch `sink`; its key.
+    def start(self, request: GenerationRequest, sink: Sink, request_id: str = "", traceparent: str = "") -> int:
+        """Let a generation in, or raise Refusal and never touch `sink`; its key. traceparent: see `RunningAnswer`.
 
         Several sequences are that many requests to the engine, each with a seed of its own; the sequences of a beam
         search are one.
         """
-        engine_requests = self._engine_requests(request)
+        # Of what a stop string ends, nobody waits for the engine's last word.
+        reports = request.perf_metrics or bool(traceparent and request.stop_strings)
+        engine_requests = self._engine_requests(request, reports)
         for engine_request in engine_requests:
             check_request(engine_request, self._engine.limits)
         stops = WordAutomaton(request.stop_strings) if request.stop_strings else None
@@ -205,13 +207,13 @@ class StreamRouter:
             RunningSequence(index, request, StopMatcher(stops, self._detokenizer) if stops else None)
             for index in range(request.num_sequences)
         ]
-        stream = RunningAnswer(request_id, request, sink, engine_requests, sequences)
+        stream = RunningAnswer(request_id, request, sink, engine_requests, sequences, traceparent)
         with self._lock:
             if self._lost is not None:
                 raise Refusal(Code.UNAVAILABLE, f"the engine {self._engine.name} is not running: {self._lost}")
             self._let_in(stream)
-            if self._tap is not None:
-                self._tap.arrived(stream)
+            for tap in self._taps:
+                tap.arrived(stream)
             at_once = not self._line and self._fits(stream)
             if at_once:
                 self._set_aside(stream)
@@ -226,7 +228,7 @@ class StreamRouter:
             self._submit(stream)
         return stream.key
 
-    def _engine_requests(self, request: GenerationRequest) -> list[EngineRequest]:
+    def _engine_requests(self, request: GenerationRequest, reports: bool) -> list[EngineRequest]:
         beams = request.sampling.beam_width > 1
         seed = request.sampling.seed
         return [
@@ -241,7 +243,7 @@ class StreamRouter:
                 guide=request.guide,
                 bad_strings=request.bad_strings,
                 log_probs=request.log_probs,
-                reports=request.perf_metrics,
+                reports=reports,
                 num_beams_returned=request.num_sequences if beams else 1,
             )
             for index in range(1 if beams else request.num_sequences)
@@ -334,6 +336,7 @@ class StreamRouter:
         )
 
     def _set_aside(self, stream: RunningAnswer) -> None:
+        stream.submitted_ns = time.monotonic_ns()
         for engine_request, cost in zip(stream.engine_requests, self._costs(stream), strict=True):
             self._held[engine_request.key] = cost
             self._held_sequences += cost[0]
@@ -664,8 +667,8 @@ class StreamRouter:
 
     def _tell_end(self, stream: RunningAnswer) -> None:
         self._observer.ended(stream)
-        if self._tap is not None:
-            self._tap.ended(stream)
+        for tap in self._taps:
+            tap.ended(stream)
 
     def _chunk_of(self, stream: RunningAnswer) -> tuple[Chunk | None, bool]:
         """What to send now, and whether nothing follows; with the lock held. None where it ends with an error."""

@@ -11,10 +11,11 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .answers import Chunk, Metrics
-from .contract import Code, Refusal, invalid, token_text
+from .contract import TRACEPARENT, Code, Refusal, invalid, token_text
 from .packing import PackedChunk, pack
 from .requests import SamplingDefaults
 from .settings import NUMBERS, SAMPLING_DEFAULTS, WHOLE_NUMBERS, WHOLE_SAMPLING_DEFAULTS
+from .tracing import ModelTraces, is_sampled, model_traces
 from .versions import key_of_environment, verify_version
 
 #: Triton's nearest code by name; it has fewer than the contract, and the message carries the exact one.
@@ -119,10 +120,23 @@ def tensors_of(request: Any) -> dict[str, NDArray[Any]]:
 
 
 def refuse_parameters(request: Any) -> None:
-    """Raise Refusal naming a request parameter: no model takes any; unknown keys of `/generate` arrive here."""
-    parameters = json.loads(request.parameters() or "{}")
-    if parameters:
-        raise invalid(f"{sorted(parameters)[0]}: unknown input; GET /v2/models/MODEL lists those of the model")
+    """Raise Refusal naming a request parameter other than TRACEPARENT: no model takes any; unknown keys of `/generate`
+    arrive here.
+    """
+    unknown = sorted(json.loads(request.parameters() or "{}").keys() - {TRACEPARENT})
+    if unknown:
+        raise invalid(f"{unknown[0]}: unknown input; GET /v2/models/MODEL lists those of the model")
+
+
+def traceparent_of(request: Any) -> str:
+    """Below which span a request is traced; "" if it is not."""
+    given = json.loads(request.parameters() or "{}").get(TRACEPARENT, "")
+    return given if isinstance(given, str) and is_sampled(given) else ""
+
+
+def traces_of(role: str, args: dict[str, str]) -> ModelTraces | None:
+    """The traces of this process's model; None where they are off."""
+    return model_traces(role, args, pb_utils.Logger.log_warn)
 
 
 def packed_outputs(chunk: Chunk, always_counts: bool) -> list[Any]:

@@ -27,7 +27,8 @@ from tritonclient.utils import (
 
 from . import triton
 from .cancelling import stop_elsewhere
-from .contract import UNARY_ID_PREFIX, Code, Refusal, invalid, parse_refusal
+from .contract import TRACEPARENT, UNARY_ID_PREFIX, Code, Refusal, invalid, parse_refusal
+from .otlp import url_of_environment
 
 #: Where the server's gRPC endpoint is, host:port.
 ADDRESS_VARIABLE = "TRIREME_GRPC"
@@ -46,6 +47,8 @@ class UnaryFront:
     def __init__(self, ensemble: str, engine_model: str, max_in_flight: int) -> None:
         self._ensemble = ensemble
         self._engine_model = engine_model
+        #: Whether the models behind it tell of what is traced.
+        self._traces = url_of_environment() is not None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="unary", daemon=True)
         self._thread.start()
@@ -71,6 +74,8 @@ class UnaryFront:
             message = self._message(self._ensemble, UNARY_ID_PREFIX + uuid.uuid4().hex, tensors)
             for name in request.requested_output_names():
                 message.outputs.add(name=name)
+            if self._traces and (traceparent := triton.traceparent_of(request)):
+                message.parameters[TRACEPARENT].string_param = traceparent
         except Exception as error:
             _send(sender, triton.error_response(triton.as_refusal(error)))
             return

@@ -78,6 +78,12 @@ def object_of(error: TriremeError) -> dict[str, Any]:
     return error_object(error.message, kind, param, code)
 
 
+def type_of(error: TriremeError) -> str:
+    """Its code, or its type where it has none."""
+    found = object_of(error)["error"]
+    return str(found["code"] or found["type"])
+
+
 def error_object(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from trireme_client import Generation
 
+from ..traces import RequestTrace
+
 #: Bytes of a prompt that are taken for one token where a budget is kept; most tokenizers have more.
 _BYTES_PER_TOKEN = 4
 
@@ -65,7 +67,7 @@ class Ask:
     of no use any more, in s of the loop's clock. prefix: the beginning of its prompt. cost: an estimate; the servers
     count for themselves. may_cache: whether its answer may come from the cache. is_copy: nobody waits for its answer.
     draw: 0 to 1, the chance that decides about its release; the prompts of one request have it in common. meter: counts
-    what it takes.
+    what it takes. trace: of the request, if it is traced.
     """
 
     request_id: str
@@ -84,6 +86,7 @@ class Ask:
     is_copy: bool = False
     draw: float = 0.0
     meter: Meter = field(default_factory=Meter, compare=False)
+    trace: RequestTrace | None = None
 
 
 def prompt_text(generation: Generation) -> str:

@@ -20,6 +20,7 @@ from trireme_runtime.admission import QueueLimits
 from ..errors import ReleaseGone, ServerLost
 from ..metrics import Metrics
 from ..settings import ServerAddress, Settings
+from ..traces import waiting
 from .ask import Ask
 from .link import Call
 from .policies import choice_of
@@ -225,7 +226,8 @@ class Fleet:
         refusals = 0
         while True:
             began = self.now()
-            server = await queue.seat(ask, release.name, excluded)
+            with waiting(ask.trace):
+                server = await queue.seat(ask, release.name, excluded)
             waited_s = self.now() - began
             self._metrics.queued(waited_s)
             ask.meter.queue_s += waited_s
@@ -234,7 +236,10 @@ class Fleet:
                 served = server.serves(ask.llm, release.name)
                 if served is None or served.release != release:
                     raise ReleaseGone(f"{release.name} is served by {server.name} no more")
-                call = server.link.start(self._with_deadline(ask), served, ask.stream, self._timeout_s(ask), ask.meter)
+                trace = ask.trace.call(server.name, server.link.address) if ask.trace is not None else None
+                call = server.link.start(
+                    self._with_deadline(ask), served, ask.stream, self._timeout_s(ask), ask.meter, ask.request_id, trace
+                )
                 server.under_way.add(call)
                 first = await call.read()
                 if not first:

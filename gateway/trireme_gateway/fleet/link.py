@@ -17,6 +17,7 @@ from trireme_runtime.contract import UNARY_ID_PREFIX, parse_refusal
 from trireme_runtime.model_names import SEPARATOR
 
 from ..errors import ServerLost
+from ..traces import CallTrace
 from .ask import Meter
 from .serving import Served, Serving, engine_step, limits_of, served_of, step_models
 
@@ -45,18 +46,39 @@ _STOP_EVERY_S, _STOP_FOR_S = 0.05, 5.0
 class Call:
     """One generation that is under way on a server."""
 
-    def __init__(self, link: "Link", call: Any, served: Served, request_id: str, stream: bool, meter: Meter) -> None:
+    def __init__(
+        self,
+        link: "Link",
+        call: Any,
+        served: Served,
+        request_id: str,
+        stream: bool,
+        meter: Meter,
+        trace: CallTrace | None = None,
+    ) -> None:
         self._link = link
         self._meter = meter
         self._call = call
         self._served = served
         self._request_id = request_id
         self._stream = stream
+        self._trace = trace
         self._ended = self._abandoned = False
         self._reading: asyncio.Future[Any] | None = None
 
     async def read(self) -> list[Delta]:
         """The next pieces; none at the end. Raises the TriremeError that the server answers with."""
+        try:
+            deltas = await self._read()
+        except TriremeError as error:
+            if self._trace is not None:
+                self._trace.end(error)
+            raise
+        if self._ended and self._trace is not None:
+            self._trace.end()
+        return deltas
+
+    async def _read(self) -> list[Delta]:
         while not self._ended:
             try:
                 response = await self._next()
@@ -106,6 +128,8 @@ class Call:
         if self._ended:
             return
         self._ended = True
+        if self._trace is not None:
+            self._trace.end(asyncio.CancelledError())
         if self._stream:
             self._call.cancel()
         else:
@@ -145,15 +169,28 @@ class Link:
         )
 
     def start(
-        self, generation: Generation, served: Served, stream: bool, timeout_s: float | None, meter: Meter
+        self,
+        generation: Generation,
+        served: Served,
+        stream: bool,
+        timeout_s: float | None,
+        meter: Meter,
+        client_id: str = "",
+        trace: CallTrace | None = None,
     ) -> Call:
-        """Begin a generation. Raises InvalidArgument for what cannot be sent."""
+        """Begin a generation. Raises InvalidArgument for what cannot be sent.
+
+        client_id: what the client calls its request; it stands in Triton's id, behind what nobody else can know.
+        """
         if stream:
             # With every piece, so that they are known whenever its client leaves.
             generation = replace(generation, tensors={**generation.tensors, **_COUNTS})
-        request_id = UNARY_ID_PREFIX + uuid.uuid4().hex
+        request_id = f"{UNARY_ID_PREFIX}{uuid.uuid4().hex}:{client_id}"
         request = request_of(generation, served.ensemble, stream, request_id)
-        return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream, meter)
+        if trace is not None:
+            for name, value in trace.parameters.items():
+                request.parameters[name].string_param = value
+        return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream, meter, trace)
 
     def end_later(
         self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str, meter: Meter

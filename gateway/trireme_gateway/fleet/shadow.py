@@ -39,7 +39,9 @@ class Shadows:
 
     async def _ask(self, ask: Ask, release: str, text: str, is_exact: bool) -> None:
         began = self._fleet.now()
-        copied = replace(ask, stream=True, priority=LOWEST_PRIORITY, deadline=None, is_copy=True, meter=Meter())
+        copied = replace(
+            ask, stream=True, priority=LOWEST_PRIORITY, deadline=None, is_copy=True, meter=Meter(), trace=None
+        )
         try:
             answering = await self._fleet.open(copied, Release(release, release))
             ttft_s = self._fleet.now() - began

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from trireme_client import Answer, Cancelled, Delta, InternalError, InvalidArgument, TriremeError
 from trireme_client.wire import Collector
 
-from ..api.errors import CLIENT_LEFT, BadRequest, ModelNotFound, body_of, headers_of, status_of
+from ..api.errors import CLIENT_LEFT, BadRequest, ModelNotFound, body_of, headers_of, status_of, type_of
 from ..api.fields import ChatRequest
 from ..api.translate import ALL_THAT_IS_LEFT, Wish, of_server, parse
 from ..api.wording import DONE, Heading, Usage, Wording
@@ -56,7 +56,7 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        exchange = Exchange(scope, self._endpoint, self._metrics, self._service.accounting)
+        exchange = Exchange(scope, self._endpoint, self._metrics, self._service.accounting, self._service.traces)
         watcher: asyncio.Task[None] | None = None
         try:
             try:
@@ -95,11 +95,15 @@ class Completions:
             names = ", ".join(model.id for model in settings.model)
             raise ModelNotFound(f"there is no model {wish.model[:80]!r}; there are {names}")
         exchange.model, exchange.guided_by, exchange.user = model.id, wish.guided_by, wish.user
+        if exchange.trace is not None:
+            exchange.trace.asked(model.id, wish.generations[0], wish.choices, wish.stream)
         asks = [self._ask(exchange, wish, model, number) for number in range(len(wish.generations))]
         await exchange.reserve(asks)
         replies = await _all([self._service.answer(ask) for ask in asks])
         for reply in replies:
             exchange.first_pieces(reply)
+        if exchange.trace is not None and wish.stream:
+            exchange.trace.first_token()
         heading = Heading(_id(self._wording), int(time.time()), model.id, replies[0].release.name)
         wording = self._wording(heading, wish.log_probs, wish.include_usage)
         collectors = [Collector() for _ in replies]
@@ -116,6 +120,9 @@ class Completions:
             if self._service.accounting.keeps_transcripts:
                 for ask, collector in zip(asks, collectors, strict=True):
                     exchange.keep(prompt_text(ask.generation), collector.completion.text)
+            if exchange.trace is not None:
+                answers = [answer for collector in collectors for answer in collector.completion.answers]
+                exchange.trace.answered(heading.id, answers)
         for ask, collector in zip(asks, collectors, strict=True):
             if settings.shadow:
                 self._service.shadows.copy(ask, settings.shadow, collector.completion.text, is_exact(ask))
@@ -142,6 +149,7 @@ class Completions:
             cost=cost_of(generation, prompt, tokens),
             may_cache=exchange.may_cache(),
             draw=exchange.draw,
+            trace=exchange.trace,
         )
 
     async def _whole(
@@ -193,6 +201,8 @@ class Completions:
 
     async def _fail(self, exchange: Exchange, error: TriremeError, send: Send) -> None:
         body = body_of(error)
+        if exchange.trace is not None:
+            exchange.trace.failed(type_of(error))
         if exchange.started:
             # The status is sent already: an event says it, and no end that looks like one.
             await send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})

@@ -18,6 +18,7 @@ from ..log import access, writes_access
 from ..metrics import Metrics
 from ..quota.quotas import Reservation
 from ..service import Reply
+from ..traces import RequestTrace, Traces
 from .reading import Scope, Send
 
 #: What a client's request id may be: one word, which cannot be taken for others in a line of the log.
@@ -32,7 +33,9 @@ _MAX_DEADLINE_MS = 24 * 3_600_000
 class Exchange:
     """Of one request. status: of HTTP, or 499 where the client left."""
 
-    def __init__(self, scope: Scope, endpoint: str, metrics: Metrics, accounting: Accounting) -> None:
+    def __init__(
+        self, scope: Scope, endpoint: str, metrics: Metrics, accounting: Accounting, traces: Traces | None = None
+    ) -> None:
         self.began = time.perf_counter()
         self.arrived_ms = now_ms()
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
@@ -61,6 +64,9 @@ class Exchange:
         self._client = scope.get("client")
         self._metrics = metrics
         self._accounting = accounting
+        self.trace: RequestTrace | None = None
+        if traces is not None:
+            self.trace = traces.request(endpoint, self.headers, self.request_id, scope.get("server"))
         metrics.began()
 
     async def identify(self) -> None:
@@ -156,6 +162,10 @@ class Exchange:
         self.over = True
         seconds = time.perf_counter() - self.began
         self._metrics.ended(self.endpoint, self.model, self.status, seconds)
+        if self.trace is not None:
+            reply = self._reply
+            release, cache = (reply.release.name, reply.cache) if reply else (None, None)
+            self.trace.end(self.status, self._taken(), release, cache)
         if all(ask.meter.is_known for ask in self.asks):
             self._settle(seconds)
         else:
@@ -188,12 +198,15 @@ class Exchange:
                 finish_reason=row.finish_reason,
             )
 
+    def _taken(self) -> tuple[int, int]:
+        """Tokens of prompts and answers, those of answers that the client did not wait for, too."""
+        meters = [ask.meter for ask in self.asks]
+        prompts, answers = sum(one.prompt_tokens for one in meters), sum(one.answer_tokens for one in meters)
+        return max(self._tokens[0], prompts), max(self._tokens[1], answers)
+
     def _row(self, seconds: float) -> Row:
         reply, caller = self._reply, self.caller
-        meters = [ask.meter for ask in self.asks]
-        # What a client did not wait for was computed nevertheless.
-        tokens_in = max(self._tokens[0], sum(meter.prompt_tokens for meter in meters))
-        tokens_out = max(self._tokens[1], sum(meter.answer_tokens for meter in meters))
+        tokens_in, tokens_out = self._taken()
         cached = min(self._cached, tokens_in + tokens_out)
         cached_in = min(cached, tokens_in)
         computed = (tokens_in - cached_in, tokens_out - (cached - cached_in))
@@ -214,7 +227,7 @@ class Exchange:
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             tokens_cached=cached,
-            queue_ms=1000 * max((meter.queue_s for meter in meters), default=0.0),
+            queue_ms=1000 * max((ask.meter.queue_s for ask in self.asks), default=0.0),
             ttft_ms=None if self._ttft_s is None else 1000 * self._ttft_s,
             total_ms=1000 * seconds,
             finish_reason=reason,

@@ -160,6 +160,8 @@ def serve(
             if handshakes is not None:
                 handshakes.cut_all()
             await service.stop()
+            if service.traces is not None:
+                service.traces.close()
 
     reloading: set[asyncio.Task[None]] = set()
     uvloop.run(main())
@@ -174,11 +176,11 @@ def _reload(
     async def apply() -> None:
         try:
             settings = reread()
+            async with service.applying:
+                await service.apply(settings)
         except GatewayError as error:
             log.error("the settings stay as they were", error=str(error))
             return
-        async with service.applying:
-            await service.apply(settings)
         if certificates is not None and settings.tls is not None:
             certificates.take(settings.tls)
         try:

@@ -19,8 +19,10 @@ from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, check_sampling_defaults, parse_generation
 from ..shared_state import ChunkCounter
 from ..streams import RouterSettings, StreamRouter
+from ..streams import Tap as StreamTap
 from ..tap import Tap
 from ..tokenizing import load_tokenizer
+from ..tracing import EngineSpans
 
 
 class _ResponseSink:
@@ -108,8 +110,13 @@ class TritonPythonModel:
             first_key = random.SystemRandom().randrange(1, 2**60)
             tap = Tap(args["model_name"])
             begun.callback(tap.close)
+            taps: list[StreamTap] = [tap]
+            self._traces = triton.traces_of("tensorrt_llm", args)
+            if self._traces is not None:
+                begun.callback(self._traces.close)
+                taps.append(EngineSpans(self._traces, config.text("engine")))
             self._router = StreamRouter(
-                start_engine, self._detokenizer, self._metrics, router_settings, self._chunks, first_key, tap
+                start_engine, self._detokenizer, self._metrics, router_settings, self._chunks, first_key, taps
             )
             begun.callback(self._router.close)
             listener = StopListener(args["model_name"], self._stop_here)
@@ -144,7 +151,8 @@ class TritonPythonModel:
         sink.always_counts = any(
             name in tensors and tensors[name].any() for name in ("return_num_input_tokens", "return_num_output_tokens")
         )
-        self._router.start(generation, sink, request.request_id())
+        traceparent = triton.traceparent_of(request) if self._traces is not None else ""
+        self._router.start(generation, sink, request.request_id(), traceparent)
 
     def _stop(self, request_id: str, tensors: dict[str, Any], sink: _ResponseSink) -> None:
         """End a generation, wherever in the server it runs, and answer when that is done."""

@@ -1,5 +1,6 @@
 """Token ids to text: stateless detokenization of one chunk of a stream."""
 
+import functools
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..requests import check_batch_of_one
 from ..shared_state import ChunkAcknowledger, StatusFile
 from ..stopping import cut_at_stop
 from ..tokenizing import load_tokenizer
+from ..tracing import StreamSpans
 
 #: How often to look whether the client of a stream is still there, and of how many streams that is remembered.
 _LOOK_EVERY_S = 0.02
@@ -33,6 +35,8 @@ class TritonPythonModel:
         self._acknowledger = ChunkAcknowledger()
         #: When it was last asked whether the client of a stream is still there.
         self._looked: dict[int, float] = {}
+        traces = triton.traces_of("postprocessing", args)
+        self._spans = StreamSpans(traces) if traces is not None else None
         self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -49,6 +53,7 @@ class TritonPythonModel:
 
     def _chunk_outputs(self, request: Any, tensors: dict[str, Any]) -> list[Any]:
         """Of what comes from `tensorrt_llm`."""
+        began_ns = time.time_ns() if self._spans is not None else 0
         check_batch_of_one("CHUNK", tensors["CHUNK"].shape)
         chunk = unpack(tensors["CHUNK"][0].tolist())
         self._acknowledger.done(chunk.source)
@@ -67,6 +72,10 @@ class TritonPythonModel:
         # The ensembles of texts want that alone.
         if any(name != "OUTPUT" for name in wanted):
             outputs += triton.unpacked_outputs(chunk, stops)
+        if self._spans is not None:
+            is_end = any(reason is not None for _, reason in chunk.rows)
+            traceparent = functools.partial(triton.traceparent_of, request)
+            self._spans.piece(chunk.stream_key, traceparent, began_ns, chunk.num_output_tokens, is_end)
         return outputs
 
     def _due(self, stream_key: int) -> bool:
@@ -103,6 +112,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._status.close()
+        if self._spans is not None:
+            self._spans.close()
 
 
 def _texts_of(tensors: dict[str, Any], name: str, count: int, default: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Prompts to token ids: batched tokenization and the chat template."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..metrics import RefusalCounter
 from ..requests import check_batch_of_one, decode_text
 from ..shared_state import QueueReader, StatusFile
 from ..tokenizing import Encoder, load_tokenizer
+from ..tracing import ModelTraces
 
 
 class TritonPythonModel:
@@ -23,9 +25,11 @@ class TritonPythonModel:
         self._encoder = Encoder(load_tokenizer(config.folder("tokenizer_dir")))
         self._queue = QueueReader(config.text("engine_model"))
         self._refusals = RefusalCounter(args)
+        self._traces = triton.traces_of("preprocessing", args)
         self._status = StatusFile(args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
+        began_ns = time.time_ns() if self._traces is not None else 0
         prompts: list[str | Refusal] = []
         for request in requests:
             try:
@@ -35,11 +39,29 @@ class TritonPythonModel:
                 prompts.append(prompt)
             except Exception as error:
                 prompts.append(triton.as_refusal(error))
-        encoded = iter(self._encoder.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
-        return [
-            triton.error_response(prompt) if isinstance(prompt, Refusal) else self._response(request, next(encoded))
-            for request, prompt in zip(requests, prompts, strict=True)
+        encoded = self._encoder.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)])
+        ids = iter(encoded)
+        results = [prompt if isinstance(prompt, Refusal) else next(ids) for prompt in prompts]
+        responses = [
+            triton.error_response(result) if isinstance(result, Refusal) else self._response(request, result)
+            for request, result in zip(requests, results, strict=True)
         ]
+        if self._traces is not None:
+            self._trace(self._traces, requests, results, began_ns)
+        return responses
+
+    @staticmethod
+    def _trace(traces: ModelTraces, requests: list[Any], results: list[Any], began_ns: int) -> None:
+        """A span for each request that is traced, from `began_ns` until now. results: its ids, or its refusal."""
+        ended_ns = time.time_ns()
+        for request, result in zip(requests, results, strict=True):
+            traceparent = triton.traceparent_of(request)
+            if traceparent:
+                error = result.code.value if isinstance(result, Refusal) else None
+                attributes = {"trireme.batch_size": len(requests)}
+                if error is None:
+                    attributes["gen_ai.usage.input_tokens"] = len(result)
+                traces.span(traceparent, "preprocessing", began_ns, ended_ns, attributes, error=error)
 
     def _refuse_overload(self, request: Any) -> None:
         """Raise Refusal for what the engine would not let in however short its prompt is, before anything is done."""
@@ -126,3 +148,5 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._status.close()
+        if self._traces is not None:
+            self._traces.close()
