@@ -251,7 +251,7 @@ def test_what_can_go_nowhere_now_does_not_hold_up_what_can() -> None:
 
 
 def test_the_cost_of_a_generation() -> None:
-    assert cost_of(Generation(prompt="x", n=3), "x" * 401, 50) == Cost(3, 101 + 150)
+    assert cost_of(Generation(prompt="x", n=3), "x" * 401, 50) == Cost(3, 101 + 150, 101)
 
 
 def test_nothing_is_left_after_many() -> None:

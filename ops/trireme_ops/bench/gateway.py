@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def run(layout: Layout, seconds: float) -> int:
                 figures |= _first_token(server, ours.address, seconds)
                 figures |= _streams(server, ours.address, seconds)
                 figures |= _hits(ours.address, seconds)
+            figures |= _accounts(server, folder / "accounts", seconds)
             figures |= _short(layout, server, folder, seconds)
         slow = copy_repositories(layout, folder / "slow", _SETTINGS)
         use_null_engine(slow, NullModel.of_tokenizer(tokenizer, _SLOW_STEPS_PER_S))
@@ -84,6 +87,7 @@ def run(layout: Layout, seconds: float) -> int:
     write_json(layout, "gateway", figures)
     print(table(("", "value"), [[key, value] for key, value in figures.items()]))
     wanted = ("ttft_added_ms_p50", "tokens_ratio_c64", "rps_over_litellm", "cache_hit_ms_p50", "kib_per_stream")
+    wanted += ("accounts_added_ms_p50", "accounts_redis_added_ms_p50")
     print(json.dumps({key: _rounded(figures[key]) for key in wanted}), flush=True)
     return 0
 
@@ -106,7 +110,9 @@ def gateway(server: EmbeddedServer, log: Path, *options: str) -> Iterator["Runni
     ready = log.with_suffix(".ready")
     command = [sys.executable, "-m", "trireme_ops.cli", "gateway", "--port", "0", "--no-access-log"]
     # The server of a benchmark has no supervisor; Triton's own readiness is asked for.
-    command += ["--server", grpc_address(server), "--ready-file", str(ready), *options]
+    command += ["--server", grpc_address(server), "--ready-file", str(ready)]
+    # The latter of two is the one that counts.
+    command += ["--database", f"sqlite:///{log.with_suffix('.db')}", *options]
     with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             _wait(lambda: ready.exists(), process, log, 30)
@@ -172,6 +178,63 @@ def _hits(address: str, seconds: float) -> dict[str, float]:
         "cache_hit_ms_p50": _middle([quantile(one.ttft_ms, 0.5) for one in found]),
         "cache_hits_per_s": _middle([one.requests / one.seconds for one in found]),
     }
+
+
+#: What a key may have in the measurement: everything is counted, and nothing refused.
+_QUOTA = ("--requests-per-minute", "--tokens-per-minute", "--max-concurrent", "--monthly-budget")
+_PLENTY = "900000000"
+
+_PRICE = '[[price]]\nmodel = "ensemble"\ninput = 0.1\noutput = 0.4\n'
+
+
+def _accounts(server: EmbeddedServer, folder: Path, seconds: float) -> dict[str, float | None]:
+    """What keys, quotas and the ledger add together: counted in the gateway, and in Redis where that is installed."""
+    folder.mkdir()
+    (redis_port,) = ports.free_ports(1)
+    shared = f'[quota.shared]\nkind = "redis"\nurl = "redis://{ADDRESS}:{redis_port}/0"\n'
+    configs = {"without": "[ledger]\nenabled = false\n", "with": _PRICE}
+    added: dict[str, float | None] = {"accounts_added_ms_p50": None, "accounts_redis_added_ms_p50": None}
+    with contextlib.ExitStack() as stack:
+        if stack.enter_context(_redis(redis_port, folder)):
+            configs["redis"] = _PRICE + shared
+        loads = {}
+        for name, config in configs.items():
+            path, database = folder / f"{name}.toml", f"sqlite:///{folder / name}.db"
+            path.write_text(config, encoding="utf-8")
+            key = "" if name == "without" else _new_key(database)
+            options = ("--config", str(path), "--cache", "none", "--database", database)
+            ours = stack.enter_context(gateway(server, folder / f"{name}.log", *options))
+            body = {"model": "ensemble", "ignore_eos": True}
+            loads[name] = HttpLoad(ours.address, 1, SHORT_TOKENS, seconds, False, body=body, key=key)
+        results = dict(zip(loads, _by_turns([partial(ask, load) for load in loads.values()]), strict=True))
+    p50 = {name: [quantile(one.ttft_ms, 0.5) for one in found] for name, found in results.items()}
+    for name, figure in (("with", "accounts_added_ms_p50"), ("redis", "accounts_redis_added_ms_p50")):
+        if name in p50:
+            added[figure] = _middle([after - before for before, after in zip(p50["without"], p50[name], strict=True)])
+    return added
+
+
+def _new_key(database: str) -> str:
+    """A key whose requests, tokens, answers at once and cost are counted."""
+    command = [sys.executable, "-m", "trireme_ops.cli", "keys", "create", "--tenant", "bench", "--database", database]
+    command += [word for option in _QUOTA for word in (option, _PLENTY)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def _redis(port: int, folder: Path) -> Iterator[bool]:
+    """Redis on this port; False where it is not installed."""
+    program = shutil.which("redis-server")
+    if program is None:
+        print("redis-server is not installed; quotas in Redis are left out", file=sys.stderr)
+        yield False
+        return
+    command = [program, "--port", str(port), "--bind", ADDRESS, "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield True
+        finally:
+            process.terminate()
 
 
 def _short(layout: Layout, server: EmbeddedServer, folder: Path, seconds: float) -> dict[str, float | None]:

@@ -28,7 +28,7 @@ class HttpLoad:
     """`concurrency` clients, each of which asks `path` for `max_tokens` again and again.
 
     Measured for `seconds` after `warm_up_s`. body: fields of the request besides prompt and max_tokens. same_prompt:
-    all ask the same; else a number is put in front of the prompt, so that no two are equal.
+    all ask the same; else a number is put in front of the prompt, so that no two are equal. key: that is shown, if any.
     """
 
     address: str
@@ -41,6 +41,7 @@ class HttpLoad:
     same_prompt: bool = False
     prompt: str = "Tell me something."
     body: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 class Client:
@@ -69,6 +70,8 @@ class Client:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         body = json.dumps(fields).encode()
         head = f"POST {load.path} HTTP/1.1\r\nHost: {load.address}\r\nContent-Type: application/json\r\n"
+        if load.key:
+            head += f"Authorization: Bearer {load.key}\r\n"
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     async def head(self) -> bytes:
