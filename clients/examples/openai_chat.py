@@ -9,7 +9,7 @@ import openai
 
 client = openai.OpenAI(
     base_url=sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080/v1",
-    api_key="not needed yet",
+    api_key="none, or one of this gateway",
 )
 
 answer = client.chat.completions.create(

@@ -65,9 +65,10 @@ def _plot(report: Report, unit: str, of: Any) -> str:
         axes.set_xlim(0.4, len(days) + 0.6)
         axes.set_ylim(bottom=0, top=None if any(below) else 1)
         axes.set_xticks([day for day in days if day == 1 or day % 5 == 0])
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.spines[["top", "right"]].set_visible(False)
         if report.lines:
-            axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.25))
+            axes.legend(frameon=False, ncols=6, loc="lower left", bbox_to_anchor=(0, 1))
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
