@@ -11,12 +11,14 @@ from pathlib import Path
 
 import openai
 import pytest
+from sqlalchemy import insert, select
 
 from account_runs import bearer, id_of, new_key, opened, sqlite_url, trireme
 from gateway_runs import Gateway, call, chat, complete, open_stream, read_until, server_options, started_gateway
 from raw import ask
 from service_runs import postgres
 from support import TRIREME, Server, wait_for
+from trireme_gateway.accounts.database import spent
 from trireme_gateway.accounts.quota import Quota
 from trireme_gateway.accounts.token import id_of as parsed_id
 from trireme_gateway.accounts.token import is_digest_of, masked
@@ -150,7 +152,14 @@ def test_an_answer_under_way_goes_on_when_its_key_is_revoked(locked: Gateway, da
 
 def test_a_rotated_key_has_the_same_rights_and_the_old_one_ends(locked: Gateway, database: str) -> None:
     old = new_key(database, "acme", Quota(requests_per_minute=77), name="app")
+    with opened(database) as found, found.write() as connection:
+        row = {"month": time.strftime("%Y-%m", time.gmtime()), "kind": "key", "name": id_of(old), "cost_nano": 12345}
+        connection.execute(insert(spent).values(row))
     new = trireme(database, "keys", "rotate", id_of(old)).stdout.strip()
+    with opened(database) as found, found.read() as connection:
+        # What was spent is not forgotten with the old one.
+        cost = connection.execute(select(spent.c.cost_nano).where(spent.c.name == id_of(new))).scalar()
+        assert cost == 12345
     wait_for(lambda: complete(locked, "x", bearer(new), **SHORT).status == 200, 5, "the new key")
     answer = complete(locked, "x", bearer(new), **SHORT)
     assert answer.headers["x-ratelimit-limit-requests"] == "77"

@@ -274,6 +274,41 @@ def test_answers_at_once_are_counted_over_gateways_and_freed_when_one_dies(quick
         stop_server(slow)
 
 
+def test_a_client_that_leaves_while_it_is_counted_leaves_nothing_behind(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    new_key(sqlite_url(tmp_path), "acme", Quota(requests_per_minute=5, tokens_per_minute=100, max_concurrent=1))
+    settings = Settings.model_validate({"quota": {"shared": {"kind": "redis", "url": f"redis://127.0.0.1:{port}/0"}}})
+
+    async def run() -> None:
+        clock = Clock()
+        with opened(sqlite_url(tmp_path)) as found:
+            directory = Directory(found, clock)
+            await directory.start()
+            quotas = Quotas(settings, directory, Metrics(), clock)
+            with found.read() as connection:
+                (key,) = all_keys(connection)
+            for number in range(30):
+                leaving = asyncio.create_task(quotas.reserve(key, 10, 0))
+                for _ in range(number):
+                    await asyncio.sleep(0)
+                if leaving.done():
+                    quotas.settle(leaving.result(), 0, 0)
+                    break
+                leaving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await leaving
+                await quotas.settled()
+            assert number > 2
+            await quotas.settled()
+            clock.now_s += 60
+            quotas.settle(await quotas.reserve(key, 10, 0), 0, 0)
+            await quotas.close()
+            await directory.stop()
+
+    with redis(tmp_path, port):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize("when_lost", ["open", "shut"])
 def test_without_redis(quick: Server, tmp_path: Path, when_lost: str) -> None:
     (port,) = free_ports(1)

@@ -230,7 +230,11 @@ class Database:
 
     def _connect(self, url: Any) -> Engine:
         if not self.is_sqlite:
-            options = {"connect_timeout": 5, "options": f"-c statement_timeout={1000 * _BUSY_S}"}
+            options = {
+                "connect_timeout": 5,
+                "tcp_user_timeout": 1000 * _BUSY_S,
+                "options": f"-c statement_timeout={1000 * _BUSY_S}",
+            }
             return create_engine(url, pool_size=2, max_overflow=4, pool_pre_ping=True, connect_args=options)
         engine = create_engine(url, connect_args={"timeout": _BUSY_S})
         event.listen(engine, "connect", _prepare_sqlite)

@@ -18,7 +18,7 @@ from trireme_client import ResourceExhausted
 from ..errors import DatabaseError, Unauthorized
 from ..log import log
 from .database import Database, revision, spent
-from .keys import Key, all_keys, tenant_quotas
+from .keys import Key, all_keys, month_of, tenant_quotas
 from .quota import Quota
 from .token import NoKey, id_of, is_digest_of
 
@@ -30,11 +30,6 @@ _CHECKS = 64
 
 #: Keys that were found to be forged, which need not be checked again for so long, in s.
 _FORGED, _FORGED_S = 10_000, 60.0
-
-
-def month_of(time_s: float) -> str:
-    """The month of a time, in UTC: 2026-11."""
-    return time.strftime("%Y-%m", time.gmtime(time_s))
 
 
 class Directory:

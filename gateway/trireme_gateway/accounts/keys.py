@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import NoSuchKey
 from . import audit
-from .database import Database, changed, keys, tenants
+from .database import Database, changed, keys, spent, tenants
 from .quota import QUOTA_NAMES, Quota
 from .token import NewKey, new_key
 
@@ -132,9 +132,23 @@ def rotate(database: Database, key_id: str, grace_s: float) -> NewKey:
         # Whatever the clock says later, what was revoked stays so.
         ends = {"expires_ms": ends_ms} if grace_s else {"revoked_ms": now_ms}
         connection.execute(update(keys).where(keys.c.id == key_id).values(**ends))
+        _carry_over(connection, key_id, made.id, month_of(now_ms / 1000))
         audit.note(connection, "keys.rotate", {"id": key_id, "new_id": made.id, **ends})
         changed(connection)
     return made
+
+
+def _carry_over(connection: Connection, old_id: str, new_id: str, month: str) -> None:
+    """What the old key has spent this month counts for the new one's budget."""
+    condition = (spent.c.month == month) & (spent.c.kind == "key") & (spent.c.name == old_id)
+    cost = connection.execute(select(spent.c.cost_nano).where(condition)).scalar()
+    if cost:
+        connection.execute(insert(spent).values(month=month, kind="key", name=new_id, cost_nano=cost))
+
+
+def month_of(time_s: float) -> str:
+    """The month of a time, in UTC: 2026-11."""
+    return time.strftime("%Y-%m", time.gmtime(time_s))
 
 
 def revoke(database: Database, key_id: str) -> Key:

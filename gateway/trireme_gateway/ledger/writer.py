@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from trireme_client import Unavailable
 
 from ..accounts.database import Database, fact, ledger, spent, transcripts, writers
-from ..accounts.directory import month_of
+from ..accounts.keys import month_of
 from ..errors import DatabaseError
 from ..log import log
 from ..metrics import Metrics

@@ -2,18 +2,19 @@
 
 import asyncio
 import calendar
+import contextlib
 import math
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
-from trireme_client import Unavailable
+from trireme_client import TriremeError, Unavailable
 
-from ..accounts.directory import Directory, month_of
-from ..accounts.keys import Key
+from ..accounts.directory import Directory
+from ..accounts.keys import Key, month_of
 from ..accounts.quota import NANO, Quota
 from ..errors import QuotaExceeded
 from ..log import log
@@ -74,6 +75,7 @@ class Quotas:
         self._under_way: Counter[_Owner] = Counter()
         self._unseen: Counter[_Owner] = Counter()
         self._written: deque[tuple[float, Mapping[_Owner, int]]] = deque()
+        self._month = month_of(wall_s())
         self._settling: set[asyncio.Task[None]] = set()
 
     async def apply(self, settings: Settings) -> None:
@@ -84,9 +86,13 @@ class Quotas:
                 await before.close()
         self._settings, self._currency = settings.quota, settings.currency
 
+    async def settled(self) -> None:
+        """Until what is being given back is given back."""
+        await asyncio.gather(*self._settling, return_exceptions=True)
+
     async def close(self) -> None:
         """End it, when what is being given back is given back."""
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        await self.settled()
         await self._local.close()
         if self._shared is not None:
             await self._shared.close()
@@ -129,11 +135,21 @@ class Quotas:
             self._under_way[owner] += cost_nano
         if not rates and not places:
             return Reservation(owners, self._local, 0, (), (), "", cost_nano, ())
+        taking = asyncio.ensure_future(
+            self._with_counters(lambda counters: self._take(counters, owners, rates, places, cost_nano))
+        )
         try:
-            return await self._with_counters(lambda counters: self._take(counters, owners, rates, places, cost_nano))
-        except BaseException:
+            # A client that leaves now must not leave behind what nobody would give back.
+            return await asyncio.shield(taking)
+        except BaseException as error:
             self._end_cost(owners, cost_nano)
+            if isinstance(error, asyncio.CancelledError):
+                self._later(self._undo(taking))
             raise
+
+    async def _undo(self, taking: "asyncio.Future[Reservation]") -> None:
+        with contextlib.suppress(TriremeError):
+            await self._give_back(await taking, 0, with_requests=True)
 
     async def _with_counters(self, do: Callable[[Counters], Awaitable[_T]]) -> _T:
         loop = asyncio.get_running_loop()
@@ -160,21 +176,17 @@ class Quotas:
         window = math.floor(now_s / WINDOW_S)
         left_s = WINDOW_S - now_s % WINDOW_S
         member = uuid.uuid4().hex
-        if places and (full := await counters.take(member, places)) is not None:
+        names = tuple(name for name, _ in places)
+        taken = Reservation(owners, counters, window, rates, names, member, cost_nano, ())
+        full, counts = await self._ask(taken, places)
+        if full is not None:
             name, most = places[full]
             kind, owner = name.rsplit(":", 1)[0].split(":", 1)
+            taken.places = ()
+            await self._give_back(taken, 0, with_requests=True)
             raise QuotaExceeded(
                 f"{_named((kind, owner))} may have {most} answers at once, and has them", 1000, "concurrency_exceeded"
             )
-        names = tuple(name for name, _ in places)
-        taken = Reservation(owners, counters, window, rates, names, member, cost_nano, ())
-        try:
-            counts = await asyncio.gather(*(counters.add(rate.name, window, rate.amount) for rate in rates))
-        except BaseException:
-            # Some may have been counted: a minute later it is over. The places are given back.
-            taken.rates = ()
-            self._later(self._give_back(taken, 0))
-            raise
         limits = _headers(rates, counts, left_s)
         for rate, count in zip(rates, counts, strict=True):
             if count > rate.most:
@@ -191,13 +203,35 @@ class Quotas:
         taken.limits = limits
         return taken
 
+    async def _ask(self, taken: Reservation, places: list[tuple[str, int]]) -> tuple[int | None, list[int]]:
+        """Count it everywhere at once: which of the places is full, if one is, and the counts. Raises Lost."""
+
+        async def take() -> int | None:
+            return await taken.counters.take(taken.member, places) if places else None
+
+        adding = [taken.counters.add(rate.name, taken.window, rate.amount) for rate in taken.rates]
+        full, *counts = await asyncio.gather(take(), *adding, return_exceptions=True)
+        failures = [outcome for outcome in (full, *counts) if isinstance(outcome, BaseException)]
+        if failures:
+            counted = [rate for rate, count in zip(taken.rates, counts, strict=True) if isinstance(count, int)]
+            has_places = not isinstance(full, BaseException) and full is None
+            undone = replace(taken, rates=tuple(counted), places=taken.places if has_places else ())
+            self._later(self._give_back(undone, 0, with_requests=True))
+            raise failures[0]
+        return cast("int | None", full), cast("list[int]", counts)
+
     def _check_budgets(self, quotas: Iterable[tuple[_Owner, Quota]], cost_nano: int) -> None:
         now_s = self._wall_s()
         self._forget_seen()
+        if (month := month_of(now_s)) != self._month:
+            # What the ledger does not hold yet of the last one is no matter of this one's budgets.
+            self._month = month
+            self._unseen.clear()
+            self._written.clear()
         for owner, quota in quotas:
             if quota.monthly_budget_nano is None:
                 continue
-            is_read = self._directory.month == month_of(now_s)
+            is_read = self._directory.month == month
             known = self._directory.spent_nano.get(owner, 0) if is_read else 0
             spent = known + self._unseen[owner]
             if spent + self._under_way[owner] + cost_nano > quota.monthly_budget_nano:
