@@ -5,15 +5,16 @@ back to the minute it was taken from.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 from limits.aio.storage import MemoryStorage, RedisStorage
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from ..errors import SettingError
 from ..settings import SharedSettings
@@ -53,10 +54,14 @@ for i, key in ipairs(KEYS) do
 end
 """
 
-_T = TypeVar("_T")
-
 #: Names of limits of answers at once, and how many there may be.
 Places = Sequence[tuple[str, int]]
+
+#: A command of Redis and its arguments.
+Command = tuple[Any, ...]
+
+#: Names of counts, and what is added to them.
+Amounts = Sequence[tuple[str, int]]
 
 
 class Lost(Exception):
@@ -66,14 +71,14 @@ class Lost(Exception):
 class Counters(Protocol):
     """Counts. Names are those of keys and tenants with what is counted."""
 
-    async def add(self, name: str, window: int, amount: int) -> int:
-        """Add to the count of a minute; what it is then. Raises Lost."""
+    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
+        """Add to counts of a minute, and take a place in all of `places`, or in none.
 
-    async def take(self, member: str, places: Places) -> int | None:
-        """Take a place in all, or in none: the number of the first that is full. Raises Lost."""
+        The number of the first place that is full, and what the counts are then. Raises Lost.
+        """
 
-    async def leave(self, member: str, names: Sequence[str]) -> None:
-        """Give the places back. Raises Lost."""
+    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
+        """Add to counts of a minute, which may be less than nothing, and leave the places. Raises Lost."""
 
     async def close(self) -> None:
         """End it."""
@@ -86,25 +91,24 @@ class LocalCounters:
         self._storage = MemoryStorage()
         self._taken: Counter[str] = Counter()
 
-    async def add(self, name: str, window: int, amount: int) -> int:
+    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
         """See Counters."""
+        full = next((number for number, (name, most) in enumerate(places) if self._taken[name] >= most), None)
+        if full is None:
+            self._taken.update(name for name, _ in places)
+        return full, [await self._add(window, *amount) for amount in amounts]
+
+    async def _add(self, window: int, name: str, amount: int) -> int:
         return await self._storage.incr(f"{name}/{window}", WINDOW_S, amount)
 
-    async def take(self, member: str, places: Places) -> int | None:
+    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
         """See Counters."""
-        for number, (name, most) in enumerate(places):
-            if self._taken[name] >= most:
-                return number
-        for name, _ in places:
-            self._taken[name] += 1
-        return None
-
-    async def leave(self, member: str, names: Sequence[str]) -> None:
-        """See Counters."""
-        for name in names:
+        for name in places:
             self._taken[name] -= 1
             if not self._taken[name]:
                 del self._taken[name]
+        for amount in amounts:
+            await self._add(window, *amount)
 
     async def close(self) -> None:
         """See Counters."""
@@ -112,7 +116,8 @@ class LocalCounters:
 
 
 class RedisCounters:
-    """In Redis. Places are leases: those of a gateway that died are free again after 15 s."""
+    """In Redis, with one message for each of these. Places are leases: those of a gateway that died are free again
+    after 15 s."""
 
     def __init__(self, settings: SharedSettings) -> None:
         timeout_s = settings.timeout_ms / 1000
@@ -120,48 +125,74 @@ class RedisCounters:
             self._pool = ConnectionPool.from_url(
                 settings.url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
-            uri = f"async+{settings.url}"
-            self._storage = RedisStorage(
-                uri, implementation="redispy", key_prefix=_PREFIX, connection_pool=cast(Any, self._pool)
+            storage = RedisStorage(
+                f"async+{settings.url}",
+                implementation="redispy",
+                key_prefix=_PREFIX,
+                connection_pool=cast(Any, self._pool),
             )
         except ValueError as error:
             raise SettingError(f"quota.shared.url: {error}") from None
-        self._redis: Redis = Redis(connection_pool=cast(Any, self._pool))
+        self._redis: Redis = Redis(connection_pool=self._pool)
+        self._add: Any = self._redis.register_script(storage.bridge.SCRIPT_INCR_EXPIRE)
         self._take: Any = self._redis.register_script(_TAKE)
         self._renew: Any = self._redis.register_script(_RENEW)
         self._held: set[tuple[str, str]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
-    async def _ask(self, asked: Awaitable[_T]) -> _T:
-        try:
-            return await asked
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
-            raise Lost(str(error)) from error
-
-    async def add(self, name: str, window: int, amount: int) -> int:
-        """See Counters."""
-        return int(await self._ask(self._storage.incr(f"{name}/{window}", WINDOW_S, amount)))
-
-    async def take(self, member: str, places: Places) -> int | None:
+    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
         """See Counters."""
         keys = [f"{_PREFIX}:{name}" for name, _ in places]
-        full = await self._ask(self._take(keys, [member, 1000 * _LEASE_S, *(most for _, most in places)]))
-        if full:
-            return int(full) - 1
-        self._held |= {(key, member) for key in keys}
-        if self._renewing is None:
-            self._renewing = asyncio.create_task(self._keep())
-        return None
 
-    async def leave(self, member: str, names: Sequence[str]) -> None:
+        commands = self._adding(window, amounts)
+        if keys:
+            most = [most for _, most in places]
+            commands.insert(0, ("EVALSHA", self._take.sha, len(keys), *keys, member, 1000 * _LEASE_S, *most))
+        said = await self._ask(commands)
+        full = said.pop(0) if keys else 0
+        if keys and not full:
+            self._held |= {(key, member) for key in keys}
+            if self._renewing is None:
+                self._renewing = asyncio.create_task(self._keep())
+        return int(full) - 1 if full else None, [int(count) for count in said]
+
+    def _adding(self, window: int, amounts: Amounts) -> list[Command]:
+        return [
+            ("EVALSHA", self._add.sha, 1, f"{_PREFIX}/{name}/{window}", WINDOW_S, amount) for name, amount in amounts
+        ]
+
+    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
         """See Counters."""
-        keys = [f"{_PREFIX}:{name}" for name in names]
+        keys = [f"{_PREFIX}:{name}" for name in places]
         # Not renewed any more, whatever comes: what cannot be given back now ends by itself.
         self._held -= {(key, member) for key in keys}
+
+        await self._ask([("ZREM", key, member) for key in keys] + self._adding(window, amounts))
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        """What Redis says to each. Raises Lost."""
+        try:
+            said = await self._send(commands)
+            missing = [number for number, one in enumerate(said) if isinstance(one, NoScriptError)]
+            if missing:
+                # It is new, or its scripts were flushed; those commands did nothing.
+                for script in (self._add, self._take, self._renew):
+                    await self._redis.script_load(script.script)
+                again = await self._send([commands[number] for number in missing])
+                for number, one in zip(missing, again, strict=True):
+                    said[number] = one
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            raise Lost(str(error)) from error
+        for one in said:
+            if isinstance(one, Exception):
+                raise Lost(str(one)) from one
+        return said
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.zrem(key, member)
-            await self._ask(pipeline.execute())
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(await pipeline.execute(raise_on_error=False))
 
     async def _keep(self) -> None:
         while True:
@@ -169,11 +200,9 @@ class RedisCounters:
             held = list(self._held)
             if not held:
                 continue
-            try:
-                arguments = [1000 * _LEASE_S, *(member for _, member in held)]
-                await self._ask(self._renew([key for key, _ in held], arguments))
-            except Lost:
-                continue
+            keys, members = zip(*held, strict=True)
+            with contextlib.suppress(Lost):
+                await self._ask([("EVALSHA", self._renew.sha, len(keys), *keys, 1000 * _LEASE_S, *members)])
 
     async def close(self) -> None:
         """See Counters."""

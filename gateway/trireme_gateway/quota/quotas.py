@@ -8,8 +8,8 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from trireme_client import TriremeError, Unavailable
 
@@ -178,7 +178,8 @@ class Quotas:
         member = uuid.uuid4().hex
         names = tuple(name for name, _ in places)
         taken = Reservation(owners, counters, window, rates, names, member, cost_nano, ())
-        full, counts = await self._ask(taken, places)
+        amounts = [(rate.name, rate.amount) for rate in rates]
+        full, counts = await counters.count(window, amounts, member, places)
         if full is not None:
             name, most = places[full]
             kind, owner = name.rsplit(":", 1)[0].split(":", 1)
@@ -202,23 +203,6 @@ class Quotas:
                 )
         taken.limits = limits
         return taken
-
-    async def _ask(self, taken: Reservation, places: list[tuple[str, int]]) -> tuple[int | None, list[int]]:
-        """Count it everywhere at once: which of the places is full, if one is, and the counts. Raises Lost."""
-
-        async def take() -> int | None:
-            return await taken.counters.take(taken.member, places) if places else None
-
-        adding = [taken.counters.add(rate.name, taken.window, rate.amount) for rate in taken.rates]
-        full, *counts = await asyncio.gather(take(), *adding, return_exceptions=True)
-        failures = [outcome for outcome in (full, *counts) if isinstance(outcome, BaseException)]
-        if failures:
-            counted = [rate for rate, count in zip(taken.rates, counts, strict=True) if isinstance(count, int)]
-            has_places = not isinstance(full, BaseException) and full is None
-            undone = replace(taken, rates=tuple(counted), places=taken.places if has_places else ())
-            self._later(self._give_back(undone, 0, with_requests=True))
-            raise failures[0]
-        return cast("int | None", full), cast("list[int]", counts)
 
     def _check_budgets(self, quotas: Iterable[tuple[_Owner, Quota]], cost_nano: int) -> None:
         now_s = self._wall_s()
@@ -278,19 +262,17 @@ class Quotas:
         task.add_done_callback(self._settling.discard)
 
     async def _give_back(self, taken: Reservation, tokens: int, with_requests: bool = False) -> None:
-        changes: list[Awaitable[Any]] = []
-        for rate in taken.rates:
-            if rate.what == "tokens" and rate.amount != tokens:
-                changes.append(taken.counters.add(rate.name, taken.window, tokens - rate.amount))
-            elif rate.what == "requests" and with_requests:
-                changes.append(taken.counters.add(rate.name, taken.window, -rate.amount))
-        if taken.places:
-            changes.append(taken.counters.leave(taken.member, taken.places))
-        for outcome in await asyncio.gather(*changes, return_exceptions=True):
-            if isinstance(outcome, Lost):
+        amounts = [
+            (rate.name, (tokens if rate.what == "tokens" else 0) - rate.amount)
+            for rate in taken.rates
+            if rate.what == "tokens" or with_requests
+        ]
+        amounts = [(name, amount) for name, amount in amounts if amount]
+        if amounts or taken.places:
+            try:
+                await taken.counters.give_back(taken.window, amounts, taken.member, taken.places)
+            except Lost:
                 self._metrics.quota_lost()
-            elif isinstance(outcome, BaseException):
-                raise outcome
 
 
 def _shared_of(settings: SharedSettings) -> RedisCounters | None:
