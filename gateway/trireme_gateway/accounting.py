@@ -19,6 +19,9 @@ from .metrics import Metrics
 from .quota.quotas import Quotas, Reservation
 from .settings import Settings
 
+#: How long the end of the gateway waits for what servers say about answers that nobody waits for.
+_LATE_S = 6.0
+
 
 class Accounting:
     """For one event loop. Use `start` and `stop`."""
@@ -41,7 +44,8 @@ class Accounting:
 
     async def stop(self) -> None:
         """Write what is not written yet."""
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=_LATE_S)
         await self._quotas.close()
         await self._writer.stop()
         await self.directory.stop()

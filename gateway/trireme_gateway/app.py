@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from trireme_client import TriremeError
 
+from .accounts.token import masked
 from .api.document import openapi_document
 from .api.errors import body_of, error_object, headers_of, status_of
 from .api.fields import ChatRequest, CompletionRequest
@@ -96,7 +97,7 @@ class Gateway:
                 self.service.accounting.check_model(caller, wanted)
                 return JSONResponse(self._entry(number))
         names = ", ".join(model.id for model in self.service.settings.model)
-        message = f"there is no model {wanted[:80]!r}; there are {names}"
+        message = f"there is no model {masked(wanted)[:80]!r}; there are {names}"
         return _error(404, message, "invalid_request_error", "model", "model_not_found")
 
     async def _live(self, _request: Request) -> Response:
@@ -112,7 +113,10 @@ class Gateway:
         if self.service.accounting.is_key_required:
             caller = await self._caller(request)
             if caller.key is None or not caller.key.may_read_metrics:
-                raise Forbidden("the key is not for metrics; `trireme keys create --metrics` makes one that is")
+                raise Forbidden(
+                    "the key is not for metrics; `trireme keys create --metrics` makes one that is",
+                    "metrics_not_allowed",
+                )
         self.service.accounting.gauges()
         text = self._metrics.text(self.service.fleet.waiting(), self._connections())
         return Response(text, media_type=CONTENT_TYPE)
@@ -134,7 +138,7 @@ async def _known_error(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {
-        404: f"there is no {request.url.path[:80]!r}; GET /openapi.json lists what there is",
+        404: f"there is no {masked(request.url.path)[:80]!r}; GET /openapi.json lists what there is",
         405: f"{request.method[:20]} is not allowed on {request.url.path[:80]!r}",
     }.get(error.status_code, error.detail)
     response = _error(error.status_code, message, "invalid_request_error")

@@ -18,7 +18,6 @@ _NEEDED = (
     "redis",
     "cachetools",
     "argon2",
-    "limits",
     "sqlalchemy",
     "structlog",
     "phonenumbers",

@@ -37,7 +37,11 @@ class Unauthorized(TriremeError):
 
 
 class Forbidden(TriremeError):
-    """Who asks is known, and may not."""
+    """Who asks is known, and may not. code: what is not allowed."""
+
+    def __init__(self, message: str, code: str = "model_not_allowed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class QuotaExceeded(ResourceExhausted):

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from .accounts.directory import Directory
 from .accounts.keys import Key
@@ -46,6 +47,7 @@ async def caller_of(headers: Mapping[bytes, bytes], client: Any, directory: Dire
 
 def has_key_in_query(query: bytes) -> bool:
     """Whether a URL's query may hold a key."""
-    return PREFIX.encode() in query or any(
-        part.partition(b"=")[0].lower() in _NAMES for part in query.split(b"&") if part
+    plain = unquote_to_bytes(query)
+    return PREFIX.encode() in plain or any(
+        part.partition(b"=")[0].lower() in _NAMES for part in plain.split(b"&") if part
     )

@@ -159,7 +159,7 @@ class Service:
                 self._flights.pop(place, None)
 
         self._metrics.cached("miss")
-        flight = Flight(lambda: self.fleet.open(ask, release), keep, over)
+        flight = Flight(ask.meter, lambda: self.fleet.open(ask, release), keep, over)
         if place is not None:
             self._flights[place] = flight
         reading = flight.join()

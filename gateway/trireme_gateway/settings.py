@@ -231,6 +231,10 @@ class Settings(_Table):
             if double := next((name for name in names if names.count(name) > 1), None):
                 raise ValueError(f"there are two {kind}s {double!r}")
         names = [model.id for model in self.model]
+        if double := next(
+            (one.model for one in self.price if [p.model for p in self.price].count(one.model) > 1), None
+        ):
+            raise ValueError(f"price: there are two for the model {double!r}")
         for price in self.price:
             if price.model not in names:
                 raise ValueError(f"price: there is no model {price.model!r}; there are {', '.join(names)}")

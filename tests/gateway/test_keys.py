@@ -2,11 +2,13 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -225,6 +227,26 @@ def test_forged_keys_do_not_hold_up_others(locked: Gateway, database: str) -> No
         thread.join()
     assert set(statuses) <= {401, 429}
     assert 401 in statuses
+
+
+def test_a_key_that_nobody_has_shown_yet_is_checked_once_for_many(locked: Gateway, database: str) -> None:
+    probe, key = new_key(database, "acme"), new_key(database, "acme")
+    wait_for(lambda: call(locked, "/v1/models", headers=bearer(probe)).status == 200, 5, "the keys")
+    with ThreadPoolExecutor(64) as threads:
+        statuses = list(threads.map(lambda _: call(locked, "/v1/models", headers=bearer(key)).status, range(200)))
+    assert set(statuses) == {200}
+
+
+def test_a_reload_does_not_open_a_public_gateway(tmp_path: Path) -> None:
+    database = sqlite_url(tmp_path)
+    new_key(database, "acme")
+    options = ("--host", "0.0.0.0", "--server", "127.0.0.1:1")
+    with started_gateway(tmp_path, *options, config="drain_s = 1\n", database=database) as gateway:
+        assert gateway.config is not None
+        gateway.config.write_text("drain_s = 1\n[keys]\nrequired = false\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the settings stay as they were" in gateway.log, 10, "the refusal")
+        assert call(gateway, "/v1/models").status == 401
 
 
 def test_keys_are_asked_for_as_soon_as_there_is_one(server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from account_runs import bearer, id_of, new_key, opened, sqlite_url, trireme
 from gateway_runs import chat, complete, open_stream, read_until, server_options, started_gateway
+from raw import ask
 from service_runs import postgres
 from support import Server, start_null_server, stop_server, wait_for
 from trireme_gateway.accounts.database import ledger, spent, transcripts, writers
@@ -165,6 +167,60 @@ def test_a_gateway_that_is_killed_says_next_time_how_much_is_lost(quick: Server,
     # It is said once.
     with started_gateway(tmp_path / "c", *server_options(quick), database=url) as gateway:
         assert gateway.metric("ledger_lost_total") == 0
+
+
+def test_a_hit_and_a_miss_in_one_request_cost_what_each_costs(server: Server, tmp_path: Path) -> None:
+    config = '[[price]]\nmodel = "ensemble"\ninput = 1000\noutput = 100000\ncached = 10\n'
+    long, other = ask("Count from 1 to 30."), ask("Say " + "xy " * 60)
+    with started_gateway(tmp_path, *server_options(server), config=config) as gateway:
+        alone = complete(gateway, long, temperature=0, max_tokens=60).json["usage"]
+        both = complete(gateway, [long, other], temperature=0, max_tokens=60).json["usage"]
+        _, row = wait_for_rows(sqlite_url(tmp_path), 2)
+    computed_in = both["prompt_tokens"] - alone["prompt_tokens"]
+    computed_out = both["completion_tokens"] - alone["completion_tokens"]
+    assert row["tokens_cached"] == alone["total_tokens"]
+    cost = computed_in * 1000 + computed_out * 100_000 + alone["total_tokens"] * 10
+    assert row["cost_nano"] == round(cost * NANO / 1e6)
+
+
+def test_who_begins_an_answer_that_others_read_pays_for_it(tmp_path: Path) -> None:
+    slow = start_null_server(tmp_path / "slow", 100.0)
+    config = '[[price]]\nmodel = "ensemble"\noutput = 1000000\n'
+    fields = {"prompt": "x", "temperature": 0, "ignore_eos": True, "max_tokens": 200, "stream": True}
+    try:
+        with started_gateway(tmp_path / "g", *server_options(slow), config=config) as gateway:
+            with open_stream(gateway, fields) as leader:
+                read_until(leader, b"data: ")
+                with open_stream(gateway, fields) as other:
+                    read_until(other, b"data: ")
+                    leader.close()
+                    read_until(other, b"[DONE]")
+            rows = {row["cache"]: row for row in wait_for_rows(sqlite_url(tmp_path / "g"), 2)}
+        assert (rows["miss"]["status"], rows["joined"]["status"]) == (499, 200)
+        assert rows["miss"]["tokens_out"] == rows["joined"]["tokens_out"] == 200
+        assert (rows["miss"]["cost_nano"], rows["joined"]["cost_nano"]) == (200 * NANO, 0)
+    finally:
+        stop_server(slow)
+
+
+def test_what_a_database_does_not_take_stops_nothing(quick: Server, tmp_path: Path, url: str) -> None:
+    config = "[transcripts]\nenabled = true\n"
+    with started_gateway(tmp_path / "g", *server_options(quick), config=config, database=url) as gateway:
+        assert complete(gateway, "hi \0 x", max_tokens=1).status == 200
+        assert complete(gateway, "hello", max_tokens=1).status == 200
+        wait_for_rows(url, 2)
+        wait_for(lambda: trireme(url, "ledger", "transcripts").stdout.count("request_id") == 2, 10, "the transcripts")
+
+
+def test_where_nothing_may_be_lost_nothing_is(quick: Server, tmp_path: Path) -> None:
+    config = '[ledger]\nwhen_full = "stop"\nmax_waiting = 5\nflush_ms = 1000\n'
+    with started_gateway(tmp_path, *server_options(quick), config=config) as gateway:
+        with ThreadPoolExecutor(30) as threads:
+            statuses = list(threads.map(lambda _: complete(gateway, "x", max_tokens=1).status, range(60)))
+        wait_for(lambda: gateway.metric("ledger_waiting") == 0, 10, "the rows")
+        assert gateway.metric("ledger_lost_total") == 0
+        rows = [row["status"] for row in rows_of(sqlite_url(tmp_path))]
+        assert sorted(rows) == sorted(statuses)
 
 
 @contextmanager

@@ -131,6 +131,33 @@ def test_tokens_are_reserved_and_corrected(counting: Gateway, database: str) -> 
     assert left() > 0
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_what_is_refused_takes_nothing_from_others(quick: Server, tmp_path: Path, kind: str) -> None:
+    (port,) = free_ports(1)
+    database = sqlite_url(tmp_path)
+    key = new_key(database, "acme", Quota(tokens_per_minute=1000))
+    with ExitStack() as stack:
+        if kind == "redis":
+            stack.enter_context(redis(tmp_path, port))
+        config = shared(port) if kind == "redis" else ""
+        gateway = stack.enter_context(
+            started_gateway(tmp_path / "g", *server_options(quick), config=config, database=database)
+        )
+        assert complete(gateway, "x", bearer(key), **SHORT).status == 200
+        same_minute(20)
+
+        def one(number: int) -> tuple[int, int]:
+            tokens = 900 if number % 2 else 8
+            return tokens, complete(gateway, "x", bearer(key), max_tokens=tokens, ignore_eos=True).status
+
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(one, range(16)))
+        # One of the large ones fits, and with it all small ones do.
+        assert [status for tokens, status in found if tokens == 900].count(200) == 1
+        small = [status for tokens, status in found if tokens == 8]
+        assert small.count(200) >= 5
+
+
 def test_a_client_that_leaves_has_used_what_was_computed(counting: Gateway, quick: Server, tmp_path: Path) -> None:
     slow = start_null_server(tmp_path / "slow", 100.0)
     database = sqlite_url(tmp_path)

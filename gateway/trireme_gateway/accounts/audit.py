@@ -17,7 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from .database import audit, fact, facts
+from ..errors import DatabaseError
+from .database import audit, fact, facts, revision
 
 _HEAD = "audit_head"
 _BEFORE_THE_FIRST = "0" * 64
@@ -61,6 +62,8 @@ def _head(connection: Connection) -> tuple[int, str]:
     if value is None:
         return 0, _BEFORE_THE_FIRST
     number, _, digest = value.partition(" ")
+    if not number.isdecimal():
+        raise DatabaseError("the record of administrators' acts is damaged; `trireme audit verify` says where")
     return int(number), digest
 
 
@@ -107,6 +110,8 @@ def verify(connection: Connection, known: str | None = None) -> tuple[int, str]:
     head = fact(connection, _HEAD)
     if head is not None and head != f"{number} {previous}":
         raise Broken(f"the last entries are missing: {head.split()[0]} were written, {number} are there")
+    if head is None and revision(connection):
+        raise Broken("all entries are missing: keys were changed, and none says so")
     if known is not None and not has_known:
         raise Broken(f"no entry has the digest {known}: what came up to it was removed or changed")
     return number, previous

@@ -25,8 +25,8 @@ from .token import NoKey, id_of, is_digest_of
 #: How often it is looked whether anything changed, in s; and how long a database that fails is left alone.
 _LOOK_S, _LEAVE_S = 0.25, 1.0
 
-#: Keys whose digest is being checked at once, or waits for that: 10 ms of a processor each.
-_CHECKS = 64
+#: Of one key's id, how many texts may wait to be checked: 10 ms of a processor each.
+_CHECKS = 4
 
 #: Keys that were found to be forged, which need not be checked again for so long, in s.
 _FORGED, _FORGED_S = 10_000, 60.0
@@ -53,7 +53,7 @@ class Directory:
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, str] = {}
         self._forged: TTLCache[bytes, bool] = TTLCache(_FORGED, _FORGED_S)
-        self._checking = 0
+        self._checking: dict[bytes, tuple[asyncio.Task[bool], str]] = {}
         self._threads = ThreadPoolExecutor(1, "keys")
         self._task: asyncio.Task[None] | None = None
 
@@ -127,15 +127,25 @@ class Directory:
         return key
 
     async def _check(self, key: Key, text: str, mark: bytes) -> None:
-        if self._checking >= _CHECKS:
-            raise ResourceExhausted("too many unknown API keys come at once", 1000)
-        self._checking += 1
+        """Whether it is the key, seen once for all requests that show it."""
+        checking = self._checking.get(mark)
+        if checking is None:
+            if sum(other == key.id for _, other in self._checking.values()) >= _CHECKS:
+                raise ResourceExhausted(f"too many keys that claim to be {key.id} come at once", 1000)
+            task = asyncio.create_task(self._check_now(key, text, mark))
+            checking = self._checking[mark] = (task, key.id)
+        # Whoever leaves meanwhile must not end it for the others.
+        if not await asyncio.shield(checking[0]):
+            raise Unauthorized(f"there is no API key {key.id} with this secret")
+
+    async def _check_now(self, key: Key, text: str, mark: bytes) -> bool:
         try:
             loop = asyncio.get_running_loop()
             is_right = await loop.run_in_executor(self._threads, is_digest_of, key.digest, text)
         finally:
-            self._checking -= 1
-        if not is_right:
+            del self._checking[mark]
+        if is_right:
+            self._known[mark] = key.id
+        else:
             self._forged[mark] = True
-            raise Unauthorized(f"there is no API key {key.id} with this secret")
-        self._known[mark] = key.id
+        return is_right

@@ -70,7 +70,7 @@ def object_of(error: TriremeError) -> dict[str, Any]:
     param = getattr(error, "param", None)
     if isinstance(error, ModelNotFound):
         param, code = "model", "model_not_found"
-    elif isinstance(error, BadRequest):
+    elif isinstance(error, BadRequest | Forbidden):
         code = error.code
     elif isinstance(error, QuotaExceeded):
         code = error.code

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trireme_client import Delta, InternalError, TriremeError, Unavailable
 
+from ..fleet.ask import Meter
 from ..fleet.fleet import Answering
 from ..fleet.serving import Release
 from ..log import log
@@ -17,12 +18,13 @@ def _nothing() -> None:
 class Flight:
     """An answer under way. It goes on as long as somebody reads it.
 
-    open_answer: begins it. keep: called with it when it has ended well. over: called once, when nobody may join any
-    more.
+    meter: of who began it, and pays for all of it, whoever reads how much. open_answer: begins it. keep: called with it
+    when it has ended well. over: called once, when nobody may join any more.
     """
 
     def __init__(
         self,
+        meter: Meter,
         open_answer: Callable[[], Awaitable[Answering]],
         keep: Callable[["Flight"], Awaitable[None]],
         over: Callable[[], None],
@@ -32,6 +34,8 @@ class Flight:
         self.server = ""
         self._error: TriremeError | None = None
         self._is_over = False
+        self._meter = meter
+        meter.pend()
         self._open = open_answer
         self._keep = keep
         self._over = over
@@ -58,13 +62,17 @@ class Flight:
             log.exception("unexpected error in an answer")
             self._error = InternalError(f"unexpected {type(error).__name__} in the gateway; its log has more")
         else:
-            self._is_over = True
-            self._tell()
+            self._over_now()
             await self._keep(self)
         finally:
-            self._is_over = True
-            self._tell()
+            self._over_now()
             self._end()
+
+    def _over_now(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._meter.is_told()
+        self._tell()
 
     def _end(self) -> None:
         self._over()

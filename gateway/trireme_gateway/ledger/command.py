@@ -86,6 +86,8 @@ def _report(arguments: argparse.Namespace) -> None:
 def _forget(arguments: argparse.Namespace) -> None:
     from .forget import forget
 
+    if not arguments.user:
+        raise SettingError("--user is empty; it names whom to forget")
     rows, texts = forget(_open(arguments), arguments.user)
     print(f"Removed {rows} rows of the ledger and {texts} transcripts.")
 

@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _COUNT = struct.Struct("<Q")
-_PATTERN = "ledger-*.noted"
+
+
+def _name(ledger: str, writer: str) -> str:
+    return f"ledger-{ledger}-{writer}.noted"
 
 
 class Noted:
     """Of this process; the file is locked as long as it lives. Raises OSError if it cannot be made."""
 
-    def __init__(self, folder: Path, writer: str) -> None:
+    def __init__(self, folder: Path, ledger: str, writer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / f"ledger-{writer}.noted"
+        self._path = folder / _name(ledger, writer)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Written now, and not when the disk is full.
@@ -40,9 +43,10 @@ class Noted:
         os.close(self._file)
 
 
-def left_behind(folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Of processes that have died: the writer, the count of rows that it noted, and the file, to be removed."""
-    for path in sorted(folder.glob(_PATTERN)):
+def left_behind(folder: Path, ledger: str) -> Iterator[tuple[str, int, Path]]:
+    """Of processes that have died and wrote to this ledger: the writer, the count of rows that it noted, and the file,
+    to be removed."""
+    for path in sorted(folder.glob(_name(ledger, "*"))):
         try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -51,7 +55,7 @@ def left_behind(folder: Path) -> Iterator[tuple[str, int, Path]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             data = os.read(file, _COUNT.size)
             if len(data) == _COUNT.size and path.exists():
-                yield path.name.removeprefix("ledger-").removesuffix(".noted"), _COUNT.unpack(data)[0], path
+                yield path.stem.rpartition("-")[2], _COUNT.unpack(data)[0], path
         except BlockingIOError:
             continue
         finally:

@@ -47,7 +47,7 @@ class Month:
 def month(text: str) -> Month:
     """Of 2026-11. Raises SettingError."""
     found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text)
-    if found is None or int(found[1]) < 1970:
+    if found is None or not 1970 <= int(found[1]) <= 9998:
         raise SettingError(f"--month {text[:20]!r}: a month is needed, such as 2026-11")
     year, number = int(found[1]), int(found[2])
     next_year, next_number = (year + 1, 1) if number == 12 else (year, number + 1)

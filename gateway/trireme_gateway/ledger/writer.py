@@ -6,6 +6,7 @@ under a number of its own, so that a transaction of which nobody knows whether i
 
 import asyncio
 import contextlib
+import hashlib
 import time
 import uuid
 from collections import Counter, deque
@@ -92,7 +93,7 @@ class Writer:
         """Look for what others have lost, and begin. Raises DatabaseError, where requests may not go on without."""
         await self._in_thread(self._read_salt)
         try:
-            self._noted = Noted(self._folder, self.id)
+            self._noted = Noted(self._folder, self._ledger_id(), self.id)
             await self._in_thread(self._look_back)
         except (OSError, DatabaseError) as error:
             reason = f"{self._folder}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -105,8 +106,12 @@ class Writer:
         with self._database.read() as connection:
             self._salt = fact(connection, "salt") or ""
 
+    def _ledger_id(self) -> str:
+        """Of the database: gateways of several of them may have one folder."""
+        return hashlib.sha256(self._salt.encode()).hexdigest()[:16]
+
     def _look_back(self) -> None:
-        for writer, count, path in left_behind(self._folder):
+        for writer, count, path in left_behind(self._folder, self._ledger_id()):
             with self._database.write() as connection:
                 known = connection.execute(
                     select(writers.c.rows, writers.c.lost).where(writers.c.id == writer)
@@ -143,8 +148,8 @@ class Writer:
 
     def note(self, row: Row) -> None:
         """Have a row written soon."""
-        if self.waiting >= self._settings.max_waiting:
-            # The latest is the one to go: those that wait are in their order.
+        if self.waiting >= self._settings.max_waiting and self._settings.when_full == "go_on":
+            # The latest is the one to go: those that wait are in their order. Else it was let in, and is kept.
             self._lost += 1
             self._metrics.ledger_lost(1)
             return
@@ -163,14 +168,20 @@ class Writer:
             wait_s = _LEAVE_S if self._is_failing else self._settings.flush_ms / 1000
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), wait_s)
-            await self._write()
+            try:
+                await self._write()
+            except Exception:
+                # Whatever it is, what comes after it must be written.
+                log.exception("unexpected error in writing the ledger")
+                self._is_failing = True
 
     async def _write(self) -> None:
         while self._rows or self._transcripts:
             batch = [self._rows[number] for number in range(min(_AT_ONCE, len(self._rows)))]
             texts = [self._transcripts[number] for number in range(min(_AT_ONCE, len(self._transcripts)))]
             try:
-                await self._in_thread(lambda batch=batch, texts=texts: self._insert(batch, texts))  # type: ignore[misc]
+                await self._in_thread(lambda batch=batch: self._insert(batch))  # type: ignore[misc]
+                await self._in_thread(lambda texts=texts: self._insert_texts(texts))  # type: ignore[misc]
             except DatabaseError as error:
                 if not self._is_failing:
                     log.error("the ledger cannot be written", error=str(error), waiting=self.waiting)
@@ -194,12 +205,16 @@ class Writer:
             with contextlib.suppress(DatabaseError):
                 await self._in_thread(self._sweep)
 
-    def _insert(self, batch: list[tuple[int, Row]], texts: list[Transcript]) -> None:
-        with self._database.write() as connection:
-            if batch:
+    def _insert(self, batch: list[tuple[int, Row]]) -> None:
+        if batch:
+            with self._database.write() as connection:
                 self._insert_rows(connection, batch)
-            if texts:
-                connection.execute(insert(transcripts), [self._redacted(text) for text in texts])
+
+    def _insert_texts(self, texts: list[Transcript]) -> None:
+        if texts:
+            rows = [self._redacted(text) for text in texts]
+            with self._database.write() as connection:
+                connection.execute(insert(transcripts), rows)
 
     def _insert_rows(self, connection: Connection, batch: list[tuple[int, Row]]) -> None:
         last = batch[-1][0]
@@ -242,8 +257,8 @@ class Writer:
             "request_id": text.request_id,
             "tenant": text.tenant,
             "person": text.person,
-            "prompt": self._redactor.redact(text.prompt),
-            "answer": self._redactor.redact(text.answer),
+            "prompt": self._redactor.redact(_storable(text.prompt)),
+            "answer": self._redactor.redact(_storable(text.answer)),
         }
 
     def _sweep(self) -> None:
@@ -266,6 +281,11 @@ class Writer:
         if self._noted is not None:
             self._noted.close(not self._rows)
         self._threads.shutdown()
+
+
+def _storable(text: str) -> str:
+    """Without what a database does not take: NUL, and halves of characters."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _costs(rows: Iterable[Row]) -> dict[tuple[str, str], int]:

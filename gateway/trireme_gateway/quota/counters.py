@@ -1,16 +1,15 @@
 """Counts that keys and tenants have in common with other gateways, in Redis, or in this process alone.
 
-Counting is that of the library `limits`; its windows are minutes of the clock, so that what was reserved can be given
-back to the minute it was taken from.
+Windows are minutes of the clock, so that what was reserved can be given back to the minute it was taken from.
 """
 
 import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from limits.aio.storage import MemoryStorage, RedisStorage
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,24 +23,48 @@ WINDOW_S = 60
 #: How long a process that died keeps its places, and how often one that lives says so, in s.
 _LEASE_S, _RENEW_S = 15, 5
 
+#: Minutes whose counts are kept here: the last ones, and those that are given back to.
+_WINDOWS = 8
+
 _PREFIX = "trireme:quota"
 
-#: KEYS: one sorted set for each limit. ARGV: the member, the lease in ms, and the limits. The number of the first one
-#: that is reached, or 0; the clock is that of Redis.
+#: KEYS: a sorted set for each place, then a number for each amount. ARGV: how many places, the member, the lease in ms,
+#: how long a number is kept in s, the most of each place, then of each amount: it, and the most.
+#: The number of the first key that is full, or 0, and the counts: all are taken, or none. The clock is that of Redis.
 _TAKE = """
+local places = tonumber(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i, key in ipairs(KEYS) do
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    if redis.call('ZCARD', key) >= tonumber(ARGV[2 + i]) then
-        return i
+local full = 0
+for i = 1, places do
+    redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
+    if full == 0 and redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[4 + i]) then
+        full = i
     end
 end
-for _, key in ipairs(KEYS) do
-    redis.call('ZADD', key, now + ARGV[2], ARGV[1])
-    redis.call('PEXPIRE', key, ARGV[2])
+local said = {0}
+for i = places + 1, #KEYS do
+    local at = 4 + places + 2 * (i - places) - 1
+    local count = tonumber(redis.call('GET', KEYS[i]) or '0')
+    said[#said + 1] = count
+    if full == 0 and count + tonumber(ARGV[at]) > tonumber(ARGV[at + 1]) then
+        full = i
+    end
 end
-return 0
+said[1] = full
+if full > 0 then
+    return said
+end
+for i = 1, places do
+    redis.call('ZADD', KEYS[i], now + ARGV[3], ARGV[2])
+    redis.call('PEXPIRE', KEYS[i], ARGV[3])
+end
+for i = places + 1, #KEYS do
+    local at = 4 + places + 2 * (i - places) - 1
+    said[1 + i - places] = redis.call('INCRBY', KEYS[i], ARGV[at])
+    redis.call('EXPIRE', KEYS[i], ARGV[4])
+end
+return said
 """
 
 #: KEYS: one sorted set for each place that is held. ARGV: the lease in ms, and the members.
@@ -54,14 +77,31 @@ for i, key in ipairs(KEYS) do
 end
 """
 
-#: Names of limits of answers at once, and how many there may be.
-Places = Sequence[tuple[str, int]]
 
-#: A command of Redis and its arguments.
-Command = tuple[Any, ...]
+@dataclass(frozen=True)
+class Amount:
+    """What is added to a count, of which there may be `most` in a minute. name: of the key or tenant and the count."""
 
-#: Names of counts, and what is added to them.
-Amounts = Sequence[tuple[str, int]]
+    name: str
+    amount: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of `most`."""
+
+    name: str
+    most: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of taking. full: the first of the places and then the amounts that had no room, None if all had.
+    counts: of the amounts, with them if they were taken."""
+
+    full: int | None
+    counts: tuple[int, ...]
 
 
 class Lost(Exception):
@@ -69,16 +109,13 @@ class Lost(Exception):
 
 
 class Counters(Protocol):
-    """Counts. Names are those of keys and tenants with what is counted."""
+    """Counts of minutes, and places."""
 
-    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
-        """Add to counts of a minute, and take a place in all of `places`, or in none.
+    async def take(self, window: int, member: str, places: Sequence[Place], amounts: Sequence[Amount]) -> Taken:
+        """Take all of it, or nothing. Raises Lost."""
 
-        The number of the first place that is full, and what the counts are then. Raises Lost.
-        """
-
-    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
-        """Add to counts of a minute, which may be less than nothing, and leave the places. Raises Lost."""
+    async def give_back(self, window: int, member: str, places: Sequence[str], amounts: Sequence[Amount]) -> None:
+        """Leave the places, and change the counts whatever their most is. Raises Lost."""
 
     async def close(self) -> None:
         """End it."""
@@ -88,31 +125,37 @@ class LocalCounters:
     """In this process."""
 
     def __init__(self) -> None:
-        self._storage = MemoryStorage()
-        self._taken: Counter[str] = Counter()
+        self._windows: dict[int, Counter[str]] = {}
+        self._places: Counter[str] = Counter()
 
-    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
+    def _window(self, window: int) -> Counter[str]:
+        found = self._windows.setdefault(window, Counter())
+        while len(self._windows) > _WINDOWS:
+            del self._windows[next(iter(self._windows))]
+        return found
+
+    async def take(self, window: int, member: str, places: Sequence[Place], amounts: Sequence[Amount]) -> Taken:
         """See Counters."""
-        full = next((number for number, (name, most) in enumerate(places) if self._taken[name] >= most), None)
-        if full is None:
-            self._taken.update(name for name, _ in places)
-        return full, [await self._add(window, *amount) for amount in amounts]
+        counts = self._window(window)
+        is_full = [self._places[place.name] >= place.most for place in places]
+        is_full += [counts[one.name] + one.amount > one.most for one in amounts]
+        if any(is_full):
+            return Taken(is_full.index(True), tuple(counts[one.name] for one in amounts))
+        self._places.update(place.name for place in places)
+        counts.update({one.name: one.amount for one in amounts})
+        return Taken(None, tuple(counts[one.name] for one in amounts))
 
-    async def _add(self, window: int, name: str, amount: int) -> int:
-        return await self._storage.incr(f"{name}/{window}", WINDOW_S, amount)
-
-    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
+    async def give_back(self, window: int, member: str, places: Sequence[str], amounts: Sequence[Amount]) -> None:
         """See Counters."""
+        self._places.subtract(places)
         for name in places:
-            self._taken[name] -= 1
-            if not self._taken[name]:
-                del self._taken[name]
-        for amount in amounts:
-            await self._add(window, *amount)
+            if not self._places[name]:
+                del self._places[name]
+        if window in self._windows:
+            self._windows[window].update({one.name: one.amount for one in amounts})
 
     async def close(self) -> None:
         """See Counters."""
-        await self._storage.reset()
 
 
 class RedisCounters:
@@ -125,74 +168,62 @@ class RedisCounters:
             self._pool = ConnectionPool.from_url(
                 settings.url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
-            storage = RedisStorage(
-                f"async+{settings.url}",
-                implementation="redispy",
-                key_prefix=_PREFIX,
-                connection_pool=cast(Any, self._pool),
-            )
         except ValueError as error:
             raise SettingError(f"quota.shared.url: {error}") from None
-        self._redis: Redis = Redis(connection_pool=self._pool)
-        self._add: Any = self._redis.register_script(storage.bridge.SCRIPT_INCR_EXPIRE)
+        self._redis: Any = Redis(connection_pool=self._pool)
         self._take: Any = self._redis.register_script(_TAKE)
         self._renew: Any = self._redis.register_script(_RENEW)
         self._held: set[tuple[str, str]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
-    async def count(self, window: int, amounts: Amounts, member: str, places: Places) -> tuple[int | None, list[int]]:
-        """See Counters."""
-        keys = [f"{_PREFIX}:{name}" for name, _ in places]
+    @staticmethod
+    def _count(name: str, window: int) -> str:
+        return f"{_PREFIX}:{name}:{window}"
 
-        commands = self._adding(window, amounts)
-        if keys:
-            most = [most for _, most in places]
-            commands.insert(0, ("EVALSHA", self._take.sha, len(keys), *keys, member, 1000 * _LEASE_S, *most))
-        said = await self._ask(commands)
-        full = said.pop(0) if keys else 0
-        if keys and not full:
-            self._held |= {(key, member) for key in keys}
+    @staticmethod
+    def _place(name: str) -> str:
+        return f"{_PREFIX}:{name}"
+
+    async def take(self, window: int, member: str, places: Sequence[Place], amounts: Sequence[Amount]) -> Taken:
+        """See Counters."""
+        held = [self._place(place.name) for place in places]
+        keys = held + [self._count(one.name, window) for one in amounts]
+        limits = [place.most for place in places]
+        limits += [number for one in amounts for number in (one.amount, one.most)]
+        full, *counts = await self._run(self._take, keys, [len(held), member, 1000 * _LEASE_S, 2 * WINDOW_S, *limits])
+        if not full and held:
+            self._held |= {(key, member) for key in held}
             if self._renewing is None:
                 self._renewing = asyncio.create_task(self._keep())
-        return int(full) - 1 if full else None, [int(count) for count in said]
+        return Taken(int(full) - 1 if full else None, tuple(map(int, counts)))
 
-    def _adding(self, window: int, amounts: Amounts) -> list[Command]:
-        return [
-            ("EVALSHA", self._add.sha, 1, f"{_PREFIX}/{name}/{window}", WINDOW_S, amount) for name, amount in amounts
-        ]
-
-    async def give_back(self, window: int, amounts: Amounts, member: str, places: Sequence[str]) -> None:
+    async def give_back(self, window: int, member: str, places: Sequence[str], amounts: Sequence[Amount]) -> None:
         """See Counters."""
-        keys = [f"{_PREFIX}:{name}" for name in places]
+        keys = [self._place(name) for name in places]
         # Not renewed any more, whatever comes: what cannot be given back now ends by itself.
         self._held -= {(key, member) for key in keys}
-
-        await self._ask([("ZREM", key, member) for key in keys] + self._adding(window, amounts))
-
-    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        """What Redis says to each. Raises Lost."""
         try:
-            said = await self._send(commands)
-            missing = [number for number, one in enumerate(said) if isinstance(one, NoScriptError)]
-            if missing:
-                # It is new, or its scripts were flushed; those commands did nothing.
-                for script in (self._add, self._take, self._renew):
-                    await self._redis.script_load(script.script)
-                again = await self._send([commands[number] for number in missing])
-                for number, one in zip(missing, again, strict=True):
-                    said[number] = one
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.zrem(key, member)
+                for one in amounts:
+                    pipeline.incrby(self._count(one.name, window), one.amount)
+                    pipeline.expire(self._count(one.name, window), 2 * WINDOW_S)
+                await pipeline.execute()
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise Lost(str(error)) from error
-        for one in said:
-            if isinstance(one, Exception):
-                raise Lost(str(one)) from one
-        return said
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(await pipeline.execute(raise_on_error=False))
+    async def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """A script, of which Redis is told once. Raises Lost."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        try:
+            try:
+                return await self._redis.execute_command(*command)
+            except NoScriptError:
+                await self._redis.script_load(script.script)
+                return await self._redis.execute_command(*command)
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            raise Lost(str(error)) from error
 
     async def _keep(self) -> None:
         while True:
@@ -202,7 +233,7 @@ class RedisCounters:
                 continue
             keys, members = zip(*held, strict=True)
             with contextlib.suppress(Lost):
-                await self._ask([("EVALSHA", self._renew.sha, len(keys), *keys, 1000 * _LEASE_S, *members)])
+                await self._run(self._renew, keys, [1000 * _LEASE_S, *members])
 
     async def close(self) -> None:
         """See Counters."""

@@ -20,7 +20,7 @@ from ..errors import QuotaExceeded
 from ..log import log
 from ..metrics import Metrics
 from ..settings import Settings, SharedSettings
-from .counters import WINDOW_S, Counters, LocalCounters, Lost, RedisCounters
+from .counters import WINDOW_S, Amount, Counters, LocalCounters, Lost, Place, RedisCounters
 
 #: How long Redis is left alone after it failed, in s.
 _LEAVE_S = 1.0
@@ -30,28 +30,28 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Rate:
-    """One limit of one minute. owner: ("key", id) or ("tenant", name)."""
+class _Limit:
+    """One limit that a request meets. owner: ("key", id) or ("tenant", name). what: requests, tokens or answers."""
 
     owner: _Owner
     what: str
     most: int
-    amount: int
+    amount: int = 1
 
     @property
     def name(self) -> str:
         return f"{self.owner[0]}:{self.owner[1]}:{self.what}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reservation:
     """What a request has taken. limits: headers that say what is left."""
 
     owners: tuple[_Owner, ...]
     counters: Counters
     window: int
-    rates: tuple[_Rate, ...]
-    places: tuple[str, ...]
+    rates: tuple[_Limit, ...]
+    places: tuple[_Limit, ...]
     member: str
     cost_nano: int
     limits: tuple[tuple[bytes, bytes], ...]
@@ -109,7 +109,7 @@ class Quotas:
         owners = tuple(owner for owner, _ in quotas)
         self._check_budgets(quotas, cost_nano)
         rates = tuple(
-            _Rate(owner, what, most, amount)
+            _Limit(owner, what, most, amount)
             for owner, quota in quotas
             for what, most, amount in (
                 ("requests", quota.requests_per_minute, 1),
@@ -117,11 +117,11 @@ class Quotas:
             )
             if most is not None
         )
-        places = [
-            (f"{kind}:{name}:answers", quota.max_concurrent)
-            for (kind, name), quota in quotas
+        places = tuple(
+            _Limit(owner, "answers", quota.max_concurrent)
+            for owner, quota in quotas
             if quota.max_concurrent is not None
-        ]
+        )
         for rate in rates:
             if rate.amount > rate.most:
                 raise QuotaExceeded(
@@ -168,41 +168,32 @@ class Quotas:
         self,
         counters: Counters,
         owners: tuple[_Owner, ...],
-        rates: tuple[_Rate, ...],
-        places: list[tuple[str, int]],
+        rates: tuple[_Limit, ...],
+        places: tuple[_Limit, ...],
         cost_nano: int,
     ) -> Reservation:
         now_s = self._wall_s()
         window = math.floor(now_s / WINDOW_S)
         left_s = WINDOW_S - now_s % WINDOW_S
         member = uuid.uuid4().hex
-        names = tuple(name for name, _ in places)
-        taken = Reservation(owners, counters, window, rates, names, member, cost_nano, ())
-        amounts = [(rate.name, rate.amount) for rate in rates]
-        full, counts = await counters.count(window, amounts, member, places)
-        if full is not None:
-            name, most = places[full]
-            kind, owner = name.rsplit(":", 1)[0].split(":", 1)
-            taken.places = ()
-            await self._give_back(taken, 0, with_requests=True)
+        wanted_places = [Place(limit.name, limit.most) for limit in places]
+        wanted = [Amount(limit.name, limit.amount, limit.most) for limit in rates]
+        taken = await counters.take(window, member, wanted_places, wanted)
+        limits = _headers(rates, taken.counts, left_s)
+        if taken.full is not None:
+            limit = (*places, *rates)[taken.full]
+            if limit.what == "answers":
+                message = f"{_named(limit.owner)} may have {limit.most} answers at once, and has them"
+                raise QuotaExceeded(message, 1000, "concurrency_exceeded", limits)
+            left = max(0, limit.most - taken.counts[taken.full - len(places)])
             raise QuotaExceeded(
-                f"{_named((kind, owner))} may have {most} answers at once, and has them", 1000, "concurrency_exceeded"
+                f"{_named(limit.owner)} may have {limit.most} {limit.what} a minute, and has {left} left; this one "
+                f"takes {limit.amount}",
+                max(1, math.ceil(1000 * left_s)),
+                "rate_limit_exceeded",
+                limits,
             )
-        limits = _headers(rates, counts, left_s)
-        for rate, count in zip(rates, counts, strict=True):
-            if count > rate.most:
-                # It gets nothing; what was counted for it is taken back.
-                await self._give_back(taken, 0, with_requests=True)
-                left = max(0, rate.most - count + rate.amount)
-                raise QuotaExceeded(
-                    f"{_named(rate.owner)} may have {rate.most} {rate.what} a minute, and has {left} left; this one "
-                    f"takes {rate.amount}",
-                    max(1, math.ceil(1000 * left_s)),
-                    "rate_limit_exceeded",
-                    limits,
-                )
-        taken.limits = limits
-        return taken
+        return Reservation(owners, counters, window, rates, places, member, cost_nano, limits)
 
     def _check_budgets(self, quotas: Iterable[tuple[_Owner, Quota]], cost_nano: int) -> None:
         now_s = self._wall_s()
@@ -262,15 +253,16 @@ class Quotas:
         task.add_done_callback(self._settling.discard)
 
     async def _give_back(self, taken: Reservation, tokens: int, with_requests: bool = False) -> None:
-        amounts = [
-            (rate.name, (tokens if rate.what == "tokens" else 0) - rate.amount)
+        changes = [
+            Amount(rate.name, (tokens if rate.what == "tokens" else 0) - rate.amount, rate.most)
             for rate in taken.rates
             if rate.what == "tokens" or with_requests
         ]
-        amounts = [(name, amount) for name, amount in amounts if amount]
-        if amounts or taken.places:
+        changes = [change for change in changes if change.amount]
+        if changes or taken.places:
             try:
-                await taken.counters.give_back(taken.window, amounts, taken.member, taken.places)
+                names = [place.name for place in taken.places]
+                await taken.counters.give_back(taken.window, taken.member, names, changes)
             except Lost:
                 self._metrics.quota_lost()
 
@@ -289,7 +281,7 @@ def _until_next_month_s(now_s: float) -> float:
     return calendar.timegm((year, month, 1, 0, 0, 0)) - now_s
 
 
-def _headers(rates: tuple[_Rate, ...], counts: list[int], left_s: float) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(rates: tuple[_Limit, ...], counts: tuple[int, ...], left_s: float) -> tuple[tuple[bytes, bytes], ...]:
     """x-ratelimit-*, of the limit that is nearest to its end: the key's or the tenant's."""
     found: list[tuple[bytes, bytes]] = []
     for what in ("requests", "tokens"):

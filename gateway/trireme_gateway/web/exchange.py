@@ -60,7 +60,7 @@ class Exchange:
         self._ttft_s: float | None = None
         #: As the client was told them; and how many of them were not computed for it.
         self._tokens: tuple[int, int] = (0, 0)
-        self._cached = 0
+        self._cached: tuple[int, int] = (0, 0)
         self._client = scope.get("client")
         self._metrics = metrics
         self._accounting = accounting
@@ -132,7 +132,7 @@ class Exchange:
         """An answer has ended, with so many tokens."""
         self._tokens = (self._tokens[0] + prompt, self._tokens[1] + answer)
         if reply.cache in ("hit", "joined"):
-            self._cached += prompt + answer
+            self._cached = (self._cached[0] + prompt, self._cached[1] + answer)
         self.finish_reason = self.finish_reason or finish_reason or ""
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
@@ -207,9 +207,8 @@ class Exchange:
     def _row(self, seconds: float) -> Row:
         reply, caller = self._reply, self.caller
         tokens_in, tokens_out = self._taken()
-        cached = min(self._cached, tokens_in + tokens_out)
-        cached_in = min(cached, tokens_in)
-        computed = (tokens_in - cached_in, tokens_out - (cached - cached_in))
+        cached_in, cached_out = self._cached
+        computed = (tokens_in - cached_in, tokens_out - cached_out)
         reason = "left" if self.status == CLIENT_LEFT else "error" if self.status >= 400 else self.finish_reason
         return Row(
             time_ms=self.arrived_ms,
@@ -226,12 +225,12 @@ class Exchange:
             cache=reply.cache if reply else "",
             tokens_in=tokens_in,
             tokens_out=tokens_out,
-            tokens_cached=cached,
+            tokens_cached=cached_in + cached_out,
             queue_ms=1000 * max((ask.meter.queue_s for ask in self.asks), default=0.0),
             ttft_ms=None if self._ttft_s is None else 1000 * self._ttft_s,
             total_ms=1000 * seconds,
             finish_reason=reason,
-            cost_nano=self._accounting.cost_nano(self.model, *computed, cached),
+            cost_nano=self._accounting.cost_nano(self.model, *computed, cached_in + cached_out),
         )
 
     def keep(self, prompt: str, answer: str) -> None:

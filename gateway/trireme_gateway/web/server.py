@@ -147,7 +147,7 @@ def serve(
         if certificates is not None:
             watching.append(asyncio.create_task(certificates.watch()))
         asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: _reload(service, certificates, reread, reloading)
+            signal.SIGHUP, lambda: _reload(service, certificates, listening, database, reread, reloading)
         )
         # What is there now lives as long as the process.
         gc.collect()
@@ -170,12 +170,15 @@ def serve(
 def _reload(
     service: Service,
     certificates: Certificates | None,
+    listening: socket.socket,
+    database: Database,
     reread: Callable[[], Settings],
     reloading: set["asyncio.Task[None]"],
 ) -> None:
     async def apply() -> None:
         try:
             settings = reread()
+            await asyncio.to_thread(check_address, listening, settings, database)
             async with service.applying:
                 await service.apply(settings)
         except GatewayError as error:
