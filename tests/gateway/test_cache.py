@@ -199,12 +199,13 @@ def test_memory_is_bounded() -> None:
 
 def test_several_gateways_share_answers_in_redis(slow: Server, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    option = f"redis://127.0.0.1:{port}/0"
+    # Patient: a gateway that has just started may be slow.
+    config = f'[cache]\nkind = "redis"\nurl = "redis://127.0.0.1:{port}/0"\ntimeout_ms = 5000\n'
     fields = {**GREEDY, "max_tokens": 5, "stream": True}
-    with redis(tmp_path, port), started_gateway(tmp_path / "a", *server_options(slow), "--cache", option) as one:
+    with redis(tmp_path, port), started_gateway(tmp_path / "a", *server_options(slow), config=config) as one:
         first = complete(one, "shared", **fields)
         assert outcome(first) == "miss"
-        with started_gateway(tmp_path / "b", *server_options(slow), "--cache", option) as other:
+        with started_gateway(tmp_path / "b", *server_options(slow), config=config) as other:
             second = complete(other, "shared", **fields)
             assert outcome(second) == "hit"
             assert stripped(first) == stripped(second)

@@ -42,6 +42,8 @@ class Flight:
         self._news = asyncio.Event()
         self._readers = 0
         self._task = asyncio.create_task(self._run())
+        # Also where it is cancelled before it has run at all.
+        self._task.add_done_callback(lambda _: self._over_now())
 
     async def _run(self) -> None:
         try:
