@@ -10,6 +10,8 @@ from .fields import ChatRequest, CompletionRequest
 
 _ERROR_STATUSES = {
     400: "The request is at fault; `param` names the field",
+    401: "There is no API key, or none that is valid",
+    403: "The key is not for this",
     404: "There is no such model",
     408: "The body did not come in time",
     413: "The body is too long",
@@ -165,8 +167,8 @@ def openapi_document(models: Sequence[str]) -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": _post("Answer a chat", "ChatRequest", "ChatAnswer", chat),
             "/v1/completions": _post("Continue a text", "CompletionRequest", "CompletionAnswer", text),
-            "/v1/models": _get("The models", "models", _ok("Models")),
-            "/v1/models/{id}": _get("One model", "model", {**_ok("Model"), **_errors(404)}, model_id),
+            "/v1/models": _get("The models", "models", {**_ok("Models"), **_errors(401)}),
+            "/v1/models/{id}": _get("One model", "model", {**_ok("Model"), **_errors(401, 403, 404)}, model_id),
             "/health/live": _get("Whether the gateway runs", "live", _ok("Status")),
             "/health/ready": _get("Whether it can answer", "ready", {**_ok("Status"), **busy}),
             "/metrics": _get("For Prometheus", "metrics", plain),

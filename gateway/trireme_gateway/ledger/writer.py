@@ -176,45 +176,56 @@ class Writer:
                 self._is_failing = True
 
     async def _write(self) -> None:
-        while self._rows or self._transcripts:
+        # What comes meanwhile waits for the next time, to go together.
+        left = max(len(self._rows), len(self._transcripts))
+        while left > 0:
+            left -= _AT_ONCE
             batch = [self._rows[number] for number in range(min(_AT_ONCE, len(self._rows)))]
             texts = [self._transcripts[number] for number in range(min(_AT_ONCE, len(self._transcripts)))]
             try:
-                await self._in_thread(lambda batch=batch: self._insert(batch))  # type: ignore[misc]
-                await self._in_thread(lambda texts=texts: self._insert_texts(texts))  # type: ignore[misc]
+                if batch:
+                    await self._in_thread(lambda batch=batch: self._insert(batch))  # type: ignore[misc]
+                    self._has_written(batch)
+                if texts:
+                    await self._in_thread(lambda texts=texts: self._insert_texts(texts))  # type: ignore[misc]
             except DatabaseError as error:
                 if not self._is_failing:
                     log.error("the ledger cannot be written", error=str(error), waiting=self.waiting)
                 self._is_failing = True
                 self._metrics.ledger_failing(True)
                 return
-            for _ in batch:
-                self._rows.popleft()
+            except Exception:
+                if self._rows and batch and self._rows[0] == batch[0]:
+                    raise
+                # Of these texts only: what comes after them must be written.
+                log.exception("transcripts could not be written", transcripts=len(texts))
             for _ in texts:
                 self._transcripts.popleft()
-            self._metrics.ledger_wrote(len(batch))
             if self._is_failing:
                 log.info("the ledger can be written again", waiting=self.waiting)
             self._is_failing = False
             self._metrics.ledger_failing(False)
-            costs = _costs(row for _, row in batch)
-            if costs:
-                self._written(costs)
         if time.monotonic() - self._swept_at > _SWEEP_S:
             self._swept_at = time.monotonic()
             with contextlib.suppress(DatabaseError):
                 await self._in_thread(self._sweep)
 
+    def _has_written(self, batch: list[tuple[int, Row]]) -> None:
+        for _ in batch:
+            self._rows.popleft()
+        self._metrics.ledger_wrote(len(batch))
+        costs = _costs(row for _, row in batch)
+        if costs:
+            self._written(costs)
+
     def _insert(self, batch: list[tuple[int, Row]]) -> None:
-        if batch:
-            with self._database.write() as connection:
-                self._insert_rows(connection, batch)
+        with self._database.write() as connection:
+            self._insert_rows(connection, batch)
 
     def _insert_texts(self, texts: list[Transcript]) -> None:
-        if texts:
-            rows = [self._redacted(text) for text in texts]
-            with self._database.write() as connection:
-                connection.execute(insert(transcripts), rows)
+        rows = [self._redacted(text) for text in texts]
+        with self._database.write() as connection:
+            connection.execute(insert(transcripts), rows)
 
     def _insert_rows(self, connection: Connection, batch: list[tuple[int, Row]]) -> None:
         last = batch[-1][0]
@@ -276,6 +287,8 @@ class Writer:
         if self._task is not None:
             self._ending.set()
             await self._task
+            with contextlib.suppress(DatabaseError):
+                await self._write()
             if self._rows:
                 log.error("the ledger lacks rows that could not be written", rows=self.waiting)
         if self._noted is not None:
