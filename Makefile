@@ -137,5 +137,6 @@ lock: ## Compile the pinned requirements again (needs uv)
 	@$(LOCK) -c requirements/core.txt --extra dev --extra load -o requirements/dev.txt
 	@$(LOCK) -c requirements/core.txt -c requirements/dev.txt --extra dev --extra load --extra gateway requirements/torch-deps.in --override requirements/overrides.txt -o requirements/build.txt
 
-clean: ## Remove environments, caches and generated models
-	@rm -rf $(VENV) $(VENV_BUILD) $(VENV_LITELLM) .trireme .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine
+clean: ## Remove environments, caches and generated models; keys and the ledger stay (.trireme/gateway.db)
+	@[ ! -d .trireme ] || find .trireme -mindepth 1 -maxdepth 1 ! -name 'gateway.db*' ! -name 'ledger-*.noted' -exec rm -rf {} +
+	@rm -rf $(VENV) $(VENV_BUILD) $(VENV_LITELLM) .mypy_cache .ruff_cache .pytest_cache .hypothesis model_repository/tensorrt_llm/1/engine
