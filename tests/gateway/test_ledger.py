@@ -282,6 +282,19 @@ def test_a_full_disk(quick: Server, tmp_path: Path, when_full: str) -> None:
             assert len(rows) < answered
 
 
+def test_a_file_that_is_replaced_is_noticed(quick: Server, tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    with started_gateway(tmp_path / "g", *server_options(quick), database=url) as gateway:
+        assert complete(gateway, "x", max_tokens=1).status == 200
+        wait_for_rows(url, 1)
+        for path in tmp_path.glob("gateway.db*"):
+            path.rename(tmp_path / f"old-{path.name}")
+        new_key(url, "acme")
+        assert complete(gateway, "x", max_tokens=1).status == 200
+        wait_for(lambda: "was removed or replaced" in gateway.log, 10, "the error")
+        wait_for(lambda: gateway.metric("ledger_failing") == 1, 10, "the metric")
+
+
 def test_a_database_that_is_restarted_misses_nothing(quick: Server, tmp_path: Path) -> None:
     with postgres() as url, started_gateway(tmp_path / "g", *server_options(quick), database=url) as gateway:
         count = 0

@@ -226,6 +226,7 @@ class Database:
             if not parsed.database or parsed.database == ":memory:":
                 raise SettingError("database: SQLite needs a file, such as sqlite:////path/file")
             self.path = Path(parsed.database)
+        self._file: tuple[int, int] | None = None
         self._engine = self._connect(parsed)
 
     def _connect(self, url: Any) -> Engine:
@@ -249,6 +250,7 @@ class Database:
                 if not self.path.exists():
                     # Digests and who asked when are nobody else's business.
                     os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+                self._file = _file_of(self.path)
             except OSError as error:
                 raise DatabaseError(f"{self.path}: {error.strerror}") from None
         with self.write() as connection:
@@ -281,6 +283,9 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, options: dict[str, Any]) -> Iterator[Connection]:
+        if self.path is not None and _file_of(self.path) != self._file:
+            # What is open still is nobody else's any more.
+            raise DatabaseError(f"{self.path} was removed or replaced; what has it open must be started again")
         try:
             with self._engine.connect() as connection:
                 connection.execution_options(**options)
@@ -294,6 +299,15 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; None if to none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
