@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from .accounts import audit
 from .accounts.database import Database, state_folder
 from .accounts.directory import Directory
-from .errors import Forbidden
+from .errors import Forbidden, Unauthorized
 from .fleet.ask import Ask
 from .identity import Caller, caller_of
 from .ledger.rows import Prices, Row
@@ -70,8 +69,12 @@ class Accounting:
         return self.directory.is_required if required is None else required
 
     async def caller_of(self, headers: Mapping[bytes, bytes], client: Any) -> Caller:
-        """See `identity.caller_of`."""
-        return await caller_of(headers, client, self.directory, self.is_key_required)
+        """See `identity.caller_of`. Whom it refuses is counted."""
+        try:
+            return await caller_of(headers, client, self.directory, self.is_key_required)
+        except Unauthorized:
+            self._metrics.unauthorized()
+            raise
 
     @staticmethod
     def may_ask(caller: Caller, model: str) -> bool:
@@ -137,8 +140,3 @@ class Accounting:
         with contextlib.suppress(RuntimeError):
             age_s = asyncio.get_running_loop().time() - self.directory.read_at
             self._metrics.accounts(age_s, self._writer.waiting)
-
-
-def now_ms() -> int:
-    """The system's clock."""
-    return int(1000 * time.time())

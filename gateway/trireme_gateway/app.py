@@ -18,7 +18,7 @@ from .api.errors import body_of, error_object, headers_of, status_of
 from .api.fields import ChatRequest, CompletionRequest
 from .api.translate import wish_of_chat, wish_of_completion
 from .api.wording import ChatWording, CompletionWording
-from .errors import Forbidden, Unauthorized
+from .errors import Forbidden
 from .identity import Caller, has_key_in_query
 from .metrics import CONTENT_TYPE, Metrics
 from .service import Service
@@ -77,11 +77,7 @@ class Gateway:
 
     async def _caller(self, request: Request) -> Caller:
         """Who asks for anything but an answer. Raises TriremeError."""
-        try:
-            return await self.service.accounting.caller_of(dict(request.scope["headers"]), request.scope.get("client"))
-        except Unauthorized:
-            self._metrics.unauthorized()
-            raise
+        return await self.service.accounting.caller_of(dict(request.scope["headers"]), request.scope.get("client"))
 
     async def _models(self, request: Request) -> Response:
         caller, may_ask = await self._caller(request), self.service.accounting.may_ask

@@ -29,6 +29,13 @@ def database_url(arguments: argparse.Namespace) -> str:
     return (read_settings(arguments.config, {}).database if arguments.config else "") or default_url()
 
 
+def opened(arguments: argparse.Namespace) -> Any:
+    """That database. Raises SettingError or DatabaseError."""
+    from .database import Database
+
+    return Database(database_url(arguments)).open()
+
+
 def duration_s(text: str) -> float:
     """Of 90s, 15m, 12h, 30d or 4w. Raises argparse.ArgumentTypeError."""
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text) or (re.fullmatch(r"(0)()", text))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from ..errors import DatabaseError
+from .clock import now_ms
 from .database import audit, fact, facts, revision
 
 _HEAD = "audit_head"
@@ -71,11 +71,11 @@ def note(connection: Connection, action: str, detail: Mapping[str, Any], who: st
     """Append an act, in the transaction that does it."""
     before, previous = _head(connection)
     text = json.dumps(detail, sort_keys=True)
-    number, now_ms, by = before + 1, int(1000 * time.time()), who or actor()
-    digest = _digest(number, now_ms, by, action, text, previous)
+    number, at_ms, by = before + 1, now_ms(), who or actor()
+    digest = _digest(number, at_ms, by, action, text, previous)
     connection.execute(
         insert(audit).values(
-            number=number, time_ms=now_ms, actor=by, action=action, detail=text, previous=previous, digest=digest
+            number=number, time_ms=at_ms, actor=by, action=action, detail=text, previous=previous, digest=digest
         )
     )
     head = f"{number} {digest}"

@@ -28,16 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     return shared.run_safely("audit", arguments.do, arguments)
 
 
-def _open(arguments: argparse.Namespace) -> Any:
-    from .database import Database
-
-    return Database(shared.database_url(arguments)).open()
-
-
 def _verify(arguments: argparse.Namespace) -> int:
     from . import audit
 
-    with _open(arguments).read() as connection:
+    with shared.opened(arguments).read() as connection:
         try:
             count, head = audit.verify(connection, arguments.head)
         except audit.Broken as broken:
@@ -50,7 +44,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> None:
     from .audit import entries
 
-    with _open(arguments).read() as connection:
+    with shared.opened(arguments).read() as connection:
         found = entries(connection)
     if arguments.json:
         for entry in found:

@@ -65,18 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     return shared.run_safely("keys", arguments.do, arguments)
 
 
-def _open(arguments: argparse.Namespace) -> Any:
-    from .database import Database
-
-    return Database(shared.database_url(arguments)).open()
-
-
 def _create(arguments: argparse.Namespace) -> None:
     from . import keys
 
     quota = Quota(**shared.quota_values(arguments))
     made = keys.create(
-        _open(arguments),
+        shared.opened(arguments),
         arguments.tenant,
         arguments.name or "",
         arguments.model,
@@ -96,14 +90,14 @@ def _show(key_id: str, text: str) -> None:
 def _rotate(arguments: argparse.Namespace) -> None:
     from . import keys
 
-    made = keys.rotate(_open(arguments), arguments.id, arguments.grace)
+    made = keys.rotate(shared.opened(arguments), arguments.id, arguments.grace)
     _show(made.id, made.text)
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
     from . import keys
 
-    old = keys.revoke(_open(arguments), arguments.id)
+    old = keys.revoke(shared.opened(arguments), arguments.id)
     print(f"The key {old.id} of {old.tenant} is revoked.")
 
 
@@ -111,7 +105,7 @@ def _limit(arguments: argparse.Namespace) -> None:
     from . import keys
 
     values = shared.quota_values(arguments)
-    database = _open(arguments)
+    database = shared.opened(arguments)
     if arguments.key:
         quota = keys.limit_key(database, arguments.key, values)
     else:
@@ -132,7 +126,7 @@ def _quota(quota: Quota) -> str:
 def _list(arguments: argparse.Namespace) -> None:
     from .keys import all_keys
 
-    with _open(arguments).read() as connection:
+    with shared.opened(arguments).read() as connection:
         found = [key for key in all_keys(connection) if arguments.tenant in (None, key.tenant)]
     now_ms = 1000 * time.time()
     if arguments.json:

@@ -38,6 +38,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from trireme_runtime.checkout import checkout_root
 
 from ..errors import DatabaseError, SettingError
+from .quota import QUOTA_NAMES
 
 #: Names the database where no setting does.
 VARIABLE = "TRIREME_DATABASE"
@@ -57,12 +58,7 @@ facts = Table("facts", _metadata, Column("name", String(32), primary_key=True), 
 
 def _limits() -> list[Column[Any]]:
     """Of a key or a tenant; null: what the settings say."""
-    return [
-        Column("requests_per_minute", BigInteger),
-        Column("tokens_per_minute", BigInteger),
-        Column("max_concurrent", BigInteger),
-        Column("monthly_budget_nano", BigInteger),
-    ]
+    return [Column(name, BigInteger) for name in QUOTA_NAMES]
 
 
 keys = Table(

@@ -17,8 +17,9 @@ from trireme_client import ResourceExhausted
 
 from ..errors import DatabaseError, Unauthorized
 from ..log import log
+from .clock import month_of
 from .database import Database, revision, spent
-from .keys import Key, all_keys, month_of, tenant_quotas
+from .keys import Key, all_keys, tenant_quotas
 from .quota import Quota
 from .token import NoKey, id_of, is_digest_of
 

@@ -1,7 +1,6 @@
 """Keys and tenants as they are kept."""
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import NoSuchKey
 from . import audit
+from .clock import month_of, now_ms
 from .database import Database, changed, keys, spent, tenants
 from .quota import QUOTA_NAMES, Quota
 from .token import NewKey, new_key
@@ -103,7 +103,7 @@ def _insert(
             "name": name,
             "models": json.dumps(sorted(models)),
             "may_read_metrics": may_read_metrics,
-            "created_ms": int(1000 * time.time()),
+            "created_ms": now_ms(),
             "expires_ms": expires_ms,
             "revoked_ms": None,
         }
@@ -122,17 +122,17 @@ def rotate(database: Database, key_id: str, grace_s: float) -> NewKey:
     """
     with database.write() as connection:
         old = _find(connection, key_id)
-        now_ms = int(1000 * time.time())
-        if (state := old.state(now_ms)) != "active":
+        now = now_ms()
+        if (state := old.state(now)) != "active":
             raise NoSuchKey(f"the key {key_id} is {state}; only an active one can be rotated")
         made = _insert(connection, old.tenant, old.name, old.models, old.expires_ms, old.quota, old.may_read_metrics)
-        ends_ms = now_ms + int(1000 * grace_s)
+        ends_ms = now + int(1000 * grace_s)
         if old.expires_ms is not None:
             ends_ms = min(ends_ms, old.expires_ms)
         # Whatever the clock says later, what was revoked stays so.
-        ends = {"expires_ms": ends_ms} if grace_s else {"revoked_ms": now_ms}
+        ends = {"expires_ms": ends_ms} if grace_s else {"revoked_ms": now}
         connection.execute(update(keys).where(keys.c.id == key_id).values(**ends))
-        _carry_over(connection, key_id, made.id, month_of(now_ms / 1000))
+        _carry_over(connection, key_id, made.id, month_of(now / 1000))
         audit.note(connection, "keys.rotate", {"id": key_id, "new_id": made.id, **ends})
         changed(connection)
     return made
@@ -146,18 +146,13 @@ def _carry_over(connection: Connection, old_id: str, new_id: str, month: str) ->
         connection.execute(insert(spent).values(month=month, kind="key", name=new_id, cost_nano=cost))
 
 
-def month_of(time_s: float) -> str:
-    """The month of a time, in UTC: 2026-11."""
-    return time.strftime("%Y-%m", time.gmtime(time_s))
-
-
 def revoke(database: Database, key_id: str) -> Key:
     """No more with this one; as it was. Raises NoSuchKey or DatabaseError."""
     with database.write() as connection:
         old = _find(connection, key_id)
-        now_ms = int(1000 * time.time())
+        now = now_ms()
         if old.revoked_ms is None:
-            connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_ms=now_ms))
+            connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_ms=now))
             audit.note(connection, "keys.revoke", {"id": key_id, "tenant": old.tenant})
             changed(connection)
     return old

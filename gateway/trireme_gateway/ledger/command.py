@@ -47,12 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     return shared.run_safely("ledger", arguments.do, arguments)
 
 
-def _open(arguments: argparse.Namespace) -> Any:
-    from ..accounts.database import Database
-
-    return Database(shared.database_url(arguments)).open()
-
-
 def _report(arguments: argparse.Namespace) -> None:
     from ..settings import read_settings
     from .report import cells, make_report, month, remark, write_csv
@@ -61,7 +55,7 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.html is not None and importlib.util.find_spec("matplotlib") is None:
         raise SettingError("--html needs matplotlib, which is not installed; type: make setup-load")
     currency = read_settings(arguments.config, {}).currency
-    with _open(arguments).read() as connection:
+    with shared.opened(arguments).read() as connection:
         report = make_report(connection, arguments.by, wanted, currency)
     if arguments.csv is not None and str(arguments.csv) == "-":
         write_csv(report, sys.stdout)
@@ -88,7 +82,7 @@ def _forget(arguments: argparse.Namespace) -> None:
 
     if not arguments.user:
         raise SettingError("--user is empty; it names whom to forget")
-    rows, texts = forget(_open(arguments), arguments.user)
+    rows, texts = forget(shared.opened(arguments), arguments.user)
     print(f"Removed {rows} rows of the ledger and {texts} transcripts.")
 
 
@@ -100,7 +94,7 @@ def _transcripts(arguments: argparse.Namespace) -> None:
     from ..accounts import audit
     from ..accounts.database import transcripts
 
-    database = _open(arguments)
+    database = shared.opened(arguments)
     with database.write() as connection:
         # Whoever reads what people wrote is recorded, too.
         audit.note(connection, "transcripts.read", {"tenant": arguments.tenant})

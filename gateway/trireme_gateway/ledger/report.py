@@ -1,6 +1,5 @@
 """What the ledger says of a month: sums by tenant, key, model or version, and by day."""
 
-import calendar
 import csv
 import re
 from collections import defaultdict
@@ -11,6 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 from sqlalchemy import Connection, case, func, select
 
+from ..accounts.clock import month_bounds_s
 from ..accounts.database import keys, ledger
 from ..accounts.quota import NANO
 from ..errors import SettingError
@@ -49,9 +49,7 @@ def month(text: str) -> Month:
     found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text)
     if found is None or not 1970 <= int(found[1]) <= 9998:
         raise SettingError(f"--month {text[:20]!r}: a month is needed, such as 2026-11")
-    year, number = int(found[1]), int(found[2])
-    next_year, next_number = (year + 1, 1) if number == 12 else (year, number + 1)
-    since, until = (calendar.timegm((y, m, 1, 0, 0, 0)) for y, m in ((year, number), (next_year, next_number)))
+    since, until = month_bounds_s(text)
     return Month(text, 1000 * since, 1000 * until)
 
 

@@ -13,8 +13,8 @@ from ..settings import Price
 class Row:
     """One request.
 
-    time_ms: of its arrival. person: a digest of the field `user`. version: of the release that answered, where that
-    has no name. tokens_in and tokens_out: as the client was told them; tokens_cached: how many of both were not
+    time_ms: of its arrival. person: a digest of the field `user`. version: of the engine's
+    model. tokens_in and tokens_out: as the client was told them; tokens_cached: how many of both were not
     computed for it. queue_ms: how long it waited for a server; ttft_ms: until its first pieces came. finish_reason:
     of its first answer; "error", or "left" where the client did not wait. cost_nano: in 1e-9 of the currency's unit.
     """

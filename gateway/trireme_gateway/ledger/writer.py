@@ -20,8 +20,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from trireme_client import Unavailable
 
+from ..accounts.clock import month_of, now_ms
 from ..accounts.database import Database, fact, ledger, spent, transcripts, writers
-from ..accounts.keys import month_of
 from ..errors import DatabaseError
 from ..log import log
 from ..metrics import Metrics
@@ -119,7 +119,7 @@ class Writer:
                 lost = count - (known.rows if known is not None else 0)
                 if lost > 0:
                     if known is None:
-                        row = {"id": writer, "began_ms": _now_ms(), "rows": 0, "lost": lost, "last_ms": _now_ms()}
+                        row = {"id": writer, "began_ms": now_ms(), "rows": 0, "lost": lost, "last_ms": now_ms()}
                         connection.execute(insert(writers).values(row))
                     else:
                         every = known.lost + lost
@@ -233,9 +233,7 @@ class Writer:
         done = connection.execute(mine).scalar()
         if done is None:
             done = 0
-            connection.execute(
-                insert(writers).values(id=self.id, began_ms=_now_ms(), rows=0, lost=0, last_ms=_now_ms())
-            )
+            connection.execute(insert(writers).values(id=self.id, began_ms=now_ms(), rows=0, lost=0, last_ms=now_ms()))
         new = [(number, row) for number, row in batch if number > done]
         if not new:
             # It was committed, and the answer to that was lost.
@@ -250,7 +248,7 @@ class Writer:
             for (kind, name), cost in sorted(_costs(rows).items()):
                 self._add_spent(connection, month, kind, name, cost)
         connection.execute(
-            update(writers).where(writers.c.id == self.id).values(rows=last, lost=self._lost, last_ms=_now_ms())
+            update(writers).where(writers.c.id == self.id).values(rows=last, lost=self._lost, last_ms=now_ms())
         )
 
     def _add_spent(self, connection: Connection, month: str, kind: str, name: str, cost: int) -> None:
@@ -274,12 +272,12 @@ class Writer:
 
     def _sweep(self) -> None:
         """Delete what is older than it may be."""
-        now_ms = _now_ms()
+        now = now_ms()
         with self._database.write() as connection:
-            oldest = now_ms - self._transcript_settings.keep_days * _DAY_MS
+            oldest = now - self._transcript_settings.keep_days * _DAY_MS
             connection.execute(delete(transcripts).where(transcripts.c.time_ms < oldest))
             if self._settings.keep_days is not None:
-                oldest = now_ms - self._settings.keep_days * _DAY_MS
+                oldest = now - self._settings.keep_days * _DAY_MS
                 connection.execute(delete(ledger).where(ledger.c.time_ms < oldest))
 
     async def stop(self) -> None:
@@ -308,10 +306,6 @@ def _costs(rows: Iterable[Row]) -> dict[tuple[str, str], int]:
             for owner in row.owners:
                 costs[owner] += row.cost_nano
     return dict(costs)
-
-
-def _now_ms() -> int:
-    return int(1000 * time.time())
 
 
 def lost_rows(connection: Connection, since_ms: int, until_ms: int) -> int:

@@ -1,7 +1,6 @@
 """What a request takes of its key's and its tenant's quotas: reserved before it is answered, corrected afterwards."""
 
 import asyncio
-import calendar
 import contextlib
 import math
 import time
@@ -13,8 +12,9 @@ from typing import Any, TypeVar
 
 from trireme_client import TriremeError, Unavailable
 
+from ..accounts.clock import month_bounds_s, month_of
 from ..accounts.directory import Directory
-from ..accounts.keys import Key, month_of
+from ..accounts.keys import Key
 from ..accounts.quota import NANO, Quota
 from ..errors import QuotaExceeded
 from ..log import log
@@ -215,7 +215,7 @@ class Quotas:
                 raise QuotaExceeded(
                     f"{_named(owner)} may spend {budget:g} {unit} a month, and has spent {used:.6g}; this request may "
                     f"cost {cost_nano / NANO:.6g}",
-                    round(1000 * _until_next_month_s(now_s)),
+                    round(1000 * (month_bounds_s(month)[1] - now_s)),
                     "insufficient_quota",
                     may_retry=False,
                 )
@@ -273,12 +273,6 @@ def _shared_of(settings: SharedSettings) -> RedisCounters | None:
 
 def _named(owner: _Owner) -> str:
     return f"the {owner[0]} {owner[1]}"
-
-
-def _until_next_month_s(now_s: float) -> float:
-    now = time.gmtime(now_s)
-    year, month = (now.tm_year + 1, 1) if now.tm_mon == 12 else (now.tm_year, now.tm_mon + 1)
-    return calendar.timegm((year, month, 1, 0, 0, 0)) - now_s
 
 
 def _headers(rates: tuple[_Limit, ...], counts: tuple[int, ...], left_s: float) -> tuple[tuple[bytes, bytes], ...]:

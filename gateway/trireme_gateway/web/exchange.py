@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from trireme_runtime.admission import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
-from ..accounting import Accounting, now_ms
+from ..accounting import Accounting
+from ..accounts.clock import now_ms
 from ..api.errors import CLIENT_LEFT, BadRequest
-from ..errors import QuotaExceeded, Unauthorized
+from ..errors import QuotaExceeded
 from ..fleet.ask import Ask
 from ..identity import Caller
 from ..ledger.rows import Row
@@ -71,11 +72,7 @@ class Exchange:
 
     async def identify(self) -> None:
         """See who asks. Raises Unauthorized, or ResourceExhausted where too many unknown keys come at once."""
-        try:
-            self.caller = await self._accounting.caller_of(self.headers, self._client)
-        except Unauthorized:
-            self._metrics.unauthorized()
-            raise
+        self.caller = await self._accounting.caller_of(self.headers, self._client)
         self.is_known = True
 
     async def reserve(self, asks: Sequence[Ask]) -> None:
