@@ -280,6 +280,14 @@ class RunningAnswer:
         return metrics.first_token_ns, metrics.last_token_ns
 
     @property
+    def time_per_output_token_s(self) -> float | None:
+        """From the first token to the last, for each further token of a sequence; None where there is none, or where
+        the engine has not told."""
+        first_ns, last_ns = self.token_times_ns
+        further = self.generated / len(self.sequences) - 1
+        return (last_ns - first_ns) / 1e9 / further if further > 0 and 0 < first_ns <= last_ns else None
+
+    @property
     def reused_tokens(self) -> int:
         """How many tokens of the prompt were in the cache."""
         return self._metrics().cache.reused_tokens

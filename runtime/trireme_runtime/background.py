@@ -4,13 +4,11 @@ Priorities are those of threads, which those that they start inherit, processes 
 """
 
 import contextlib
-import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
+from .proc import family, threads
 from .shared_state import BackgroundMark
 
 #: The nice value of what is loaded. Not the idle policy: a process that gets hardly any processor time may hold a lock
@@ -69,7 +67,7 @@ def end() -> None:
     # One that is not back yet may have started another meanwhile.
     while found:
         found = False
-        for thread in _threads(_family(os.getpid())):
+        for thread in threads(family(os.getpid())):
             try:
                 if _nice(thread) == LOADING_NICE:
                     found = True
@@ -82,46 +80,7 @@ def end() -> None:
 def return_all(pids: Iterable[int]) -> None:
     """Back to this process's priority with others that are still loading, where that is allowed."""
     normal = _nice()
-    for thread in _threads(pids):
+    for thread in threads(pids):
         with contextlib.suppress(OSError):
             if _nice(thread) == LOADING_NICE:
                 _set(normal, thread)
-
-
-def loads_in_background(initialize: Callable[..., None]) -> Callable[..., None]:
-    """For `initialize` of a model: before it returns, everything is back to the normal priority."""
-
-    @functools.wraps(initialize)
-    def wrapper(*arguments: Any) -> None:
-        try:
-            initialize(*arguments)
-        finally:
-            end()
-
-    return wrapper
-
-
-def _family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for member in found:
-        found += children.get(member, [])
-    return found
-
-
-def _threads(pids: Iterable[int]) -> list[int]:
-    found: list[int] = []
-    for pid in pids:
-        try:
-            found += [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
-        except OSError:
-            continue
-    return found

@@ -41,6 +41,11 @@ METRICS: dict[str, tuple[str, str, str | Sequence[float]]] = {
         "Between two ids of a stream as they come from the engine; a sample, at most 50 a second",
         _SECONDS,
     ),
+    "trireme_time_per_output_token_seconds": (
+        "HISTOGRAM",
+        "Of a request: from its first token to its last, as the engine had them, for each further token",
+        _SECONDS,
+    ),
     "trireme_queue_seconds": (
         "HISTOGRAM",
         "From the arrival of a request at the engine model until the engine first works on it",
@@ -202,6 +207,8 @@ class EngineMetrics:
         self._count("trireme_requests_finished_total", reason.value)
         self._observe("trireme_request_prompt_tokens", len(answer.request.input_ids))
         self._observe("trireme_request_output_tokens", answer.generated)
+        if (token_time_s := answer.time_per_output_token_s) is not None:
+            self._observe("trireme_time_per_output_token_seconds", token_time_s)
         if answer.first_scheduled_ns:
             self._observe("trireme_queue_seconds", max(0, answer.first_scheduled_ns - answer.arrival_ns) / 1e9)
 

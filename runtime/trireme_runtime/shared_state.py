@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,13 +121,24 @@ class ModelStatus:
 
 def read_statuses(prefix: str) -> list[ModelStatus]:
     """The status of every model instance of the server with this prefix."""
+    return [status for status, _ in _statuses(prefix)]
+
+
+def remove_statuses(prefix: str, pids: Collection[int]) -> None:
+    """Take the statuses of these processes away, before they are ended on purpose."""
+    for status, path in _statuses(prefix):
+        if status.pid in pids:
+            path.unlink(missing_ok=True)
+
+
+def _statuses(prefix: str) -> list[tuple[ModelStatus, Path]]:
     found = []
     for model, version, path in _files(prefix, "", "status"):
         try:
             pid, serves, _ = _STATUS.unpack(path.read_bytes())
         except (OSError, struct.error):
             continue
-        found.append(ModelStatus(model, version, pid, bool(serves)))
+        found.append((ModelStatus(model, version, pid, bool(serves)), path))
     return found
 
 

@@ -114,13 +114,18 @@ class UnaryFront:
         async def requests() -> AsyncIterator[Any]:
             yield message
 
+        refusal = None
         try:
+            # To the end, after a refusal, too: what is cancelled behind the last response leaks in Triton.
             async for response in self._stub.ModelStreamInfer(requests()):
                 if response.error_message:
-                    raise _refusal_of(response.error_message)
-                yield response.infer_response
+                    refusal = _refusal_of(response.error_message)
+                else:
+                    yield response.infer_response
         except grpc.RpcError as error:
             raise Refusal(Code.UNAVAILABLE, f"the server does not answer itself: {error.details()}") from error
+        if refusal is not None:
+            raise refusal
 
     async def _stop_when_given_up(self, request_id: str, sender: Any) -> None:
         """Until it is cancelled: before the request reaches the engine, there is nothing to stop."""

@@ -1,7 +1,5 @@
 """An engine in a child process, as its parent sees it: what every such adapter shares."""
 
-import math
-import os
 import socket
 import subprocess
 import threading
@@ -10,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..proc import activity
 from .base import EngineDied, EngineLimits, EngineRequest, EngineSettings, EngineStep, check_request
 from .child_process import start_child
 from .engine_child import receive_step
 
 #: How often to look whether the child comes on.
 _WATCH_S = 0.1
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class ChildEngine:
@@ -121,9 +118,10 @@ class ChildEngine:
         while not self._closing and self._process.poll() is None:
             time.sleep(_WATCH_S)
             now, waiting_since = time.monotonic(), self._waiting_since
-            before, used = used, _processor_time_s(self._process.pid)
-            if used != before or waiting_since is None or not self._computing:
+            seen = activity(self._process.pid)
+            if seen is None or seen.waits or seen.used_s != used or waiting_since is None or not self._computing:
                 used_since = now
+            used = -1.0 if seen is None else seen.used_s
             if waiting_since is None or not self._computing:
                 continue
             silent_s = now - max(waiting_since, self._busy_since)
@@ -150,16 +148,3 @@ class ChildEngine:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def _processor_time_s(pid: int) -> float:
-    """What a process used so far, all its threads together; -1 where it is gone.
-
-    NaN, which is unequal to itself, while it waits for the disk or the processor.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return -1.0
-    # After the name: state is the first; utime and stime are the 12th and 13th.
-    return math.nan if fields[0] in "DR" else (int(fields[11]) + int(fields[12])) / _TICKS_PER_S

@@ -12,8 +12,9 @@ def import_tensorrt_llm() -> Any:
     # Upstream computes for one GPU in a second process, which MPI starts and which would outlive this one if it is
     # killed; read by enable_worker_single_process_for_tp1 in tensorrt_llm/llmapi/utils.py.
     os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] = "1"
-    # Nothing is fetched, whatever a checkpoint names.
+    # Nothing is fetched, whatever a checkpoint names, and its makers are told nothing.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
     try:
         import tensorrt_llm
     except ModuleNotFoundError as error:
@@ -21,7 +22,7 @@ def import_tensorrt_llm() -> Any:
             raise
         raise RuntimeError(
             "tensorrt_llm is not installed; this engine runs in NVIDIA's container "
-            "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3, or another with TensorRT-LLM 1.2"
+            "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, or another with TensorRT-LLM 1.2"
         ) from None
     version = str(tensorrt_llm.__version__)
     if not version.startswith(f"{SERIES}."):

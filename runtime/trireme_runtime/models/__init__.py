@@ -4,7 +4,7 @@ A version folder's model.py names the one that it runs; what they call lies besi
 tensors.
 """
 
-from .. import background
+from .. import loading
 
 # What a model imports is a good part of what loading it takes.
-background.begin()
+loading.begin()

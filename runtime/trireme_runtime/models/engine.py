@@ -9,12 +9,12 @@ import triton_python_backend_utils as pb_utils
 from .. import triton
 from ..admission import QueueLimits
 from ..answers import CancelCause, Chunk
-from ..background import loads_in_background
 from ..cancelling import StopListener, Stopper
 from ..contract import UNARY_ID_PREFIX, Code, Refusal, invalid
 from ..detokenizing import Detokenizer
 from ..engines import load_engine
 from ..engines.base import Engine, EngineSettings
+from ..loading import loads
 from ..metrics import EngineMetrics
 from ..requests import Defaults, check_batch_of_one, check_sampling_defaults, parse_generation
 from ..shared_state import ChunkCounter
@@ -64,7 +64,7 @@ class _ResponseSink:
 class TritonPythonModel:
     """Decoupled: one response per chunk while streaming, else one with all ids. `stop` true ends a running request."""
 
-    @loads_in_background
+    @loads
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         tokenizer = load_tokenizer(config.folder("tokenizer_dir"))

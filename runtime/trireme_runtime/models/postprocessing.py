@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from .. import triton
-from ..background import loads_in_background
 from ..cancelling import EngineStopper
 from ..contract import invalid
 from ..detokenizing import Detokenizer
+from ..loading import loads
 from ..packing import unpack
 from ..requests import check_batch_of_one
 from ..shared_state import ChunkAcknowledger, StatusFile
@@ -27,7 +27,7 @@ class TritonPythonModel:
     Out: OUTPUT [1, beams]. Of a CHUNK, also what is in it, where that is asked for.
     """
 
-    @loads_in_background
+    @loads
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         self._detokenizer = Detokenizer(load_tokenizer(config.folder("tokenizer_dir")))

@@ -7,8 +7,8 @@ import numpy as np
 
 from .. import triton
 from ..admission import HIGHEST_PRIORITY, LOWEST_PRIORITY, refusal_of
-from ..background import loads_in_background
 from ..contract import Refusal, invalid
+from ..loading import loads
 from ..metrics import RefusalCounter
 from ..requests import check_batch_of_one, decode_text
 from ..shared_state import QueueReader, StatusFile
@@ -19,7 +19,7 @@ from ..tracing import ModelTraces
 class TritonPythonModel:
     """In: QUERY or MESSAGES, STRING [1, 1]. Out: INPUT_ID [1, n], and what else a client of `tensorrt_llm` sends on."""
 
-    @loads_in_background
+    @loads
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         self._encoder = Encoder(load_tokenizer(config.folder("tokenizer_dir")))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import triton
-from ..background import loads_in_background
+from ..loading import loads
 from ..shared_state import StatusFile
 from ..unary import UnaryFront
 
@@ -11,7 +11,7 @@ from ..unary import UnaryFront
 class TritonPythonModel:
     """Takes and gives what `ensemble` does, except for `stream`."""
 
-    @loads_in_background
+    @loads
     def initialize(self, args: dict[str, str]) -> None:
         config = triton.ModelConfig.of_verified(args)
         self._front = UnaryFront(config.text("ensemble"), config.text("engine_model"), config.integer("max_in_flight"))
