@@ -116,7 +116,8 @@ class Generation:
     end_id: the token id that ends the answer, -1 for none. stop: texts that end it, bad_words: texts that must not come
     up. n: how many sequences; beam_width above 1: the best n of a beam search. echo: repeat the prompt in front of the
     text. priority: -10 to 10, the highest goes first where requests wait; deadline_ms: after which it ends with
-    DeadlineExceeded, wherever it is. tensors: further inputs of the contract by name, each a list of values.
+    DeadlineExceeded, wherever it is. session: what belongs together, for a balancer, which sends it where that
+    session's KV cache is. tensors: further inputs of the contract by name, each a list of values.
     """
 
     prompt: str | None = None
@@ -144,4 +145,5 @@ class Generation:
     metrics: bool | None = None
     priority: int | None = None
     deadline_ms: int | None = None
+    session: str | None = None
     tensors: Mapping[str, Sequence[Any]] = field(default_factory=dict)

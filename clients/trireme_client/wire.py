@@ -1,6 +1,7 @@
 """The wire format, shared by both clients: a Generation to protobuf, protobuf to Deltas."""
 
 import json
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -25,6 +26,22 @@ _NUMPY_DTYPES: dict[str, Any] = {
     "UINT64": np.uint64,
     "BOOL": np.bool_,
 }
+
+
+#: Of every channel: an answer may have any length.
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
+
+#: What a balancer sends the requests of a session to one server by.
+SESSION_HEADER = "x-trireme-session"
+
+
+def metadata_of(generation: Generation) -> tuple[tuple[str, str], ...]:
+    """What goes beside a request. Raises InvalidArgument for a session that no header can hold."""
+    if generation.session is None:
+        return ()
+    if not re.fullmatch(r"[!-~]([ -~]{0,198}[!-~])?", generation.session):
+        raise InvalidArgument(f"session is {generation.session[:60]!r}; 1 to 200 characters of ASCII are needed")
+    return ((SESSION_HEADER, generation.session),)
 
 
 def unary_model(model: str) -> str:
@@ -172,6 +189,13 @@ def deltas_of(inference: Any) -> list[Delta]:
         )
         for row, text in enumerate(texts)
     ]
+
+
+def sequences_of(request: Any) -> int:
+    """How many sequences the answer to a ModelInferRequest has."""
+    given = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+    content = given.get("num_return_sequences") or given.get("beam_width")
+    return int.from_bytes(content[:4], "little", signed=True) if content else 1
 
 
 def streamed_deltas_of(response: Any) -> list[Delta]:
