@@ -9,6 +9,7 @@ from typing import Any
 from .accounts import audit
 from .accounts.database import Database, state_folder
 from .accounts.directory import Directory
+from .accounts.quota import NANO
 from .errors import Forbidden, Unauthorized
 from .fleet.ask import Ask
 from .identity import Caller, caller_of
@@ -16,7 +17,7 @@ from .ledger.rows import Prices, Row
 from .ledger.writer import Transcript, Writer
 from .metrics import Metrics
 from .quota.quotas import Quotas, Reservation
-from .settings import Settings
+from .settings import Settings, SloSettings
 
 #: How long the end of the gateway waits for what servers say about answers that nobody waits for.
 _LATE_S = 6.0
@@ -103,6 +104,11 @@ class Accounting:
         cost_nano = self._prices.cost_nano(model, prompts, tokens - prompts, 0)
         return await self._quotas.reserve(caller.key, tokens, cost_nano)
 
+    @property
+    def slo(self) -> SloSettings:
+        """What requests are promised."""
+        return self._settings.slo
+
     def cost_nano(self, model: str, computed_in: int, computed_out: int, cached: int) -> int:
         """See `Prices`."""
         return self._prices.cost_nano(model, computed_in, computed_out, cached)
@@ -113,6 +119,15 @@ class Accounting:
 
     def settle(self, reservation: Reservation | None, row: Row) -> None:
         """A request has ended, and this is all about it."""
+        # Without keys a tenant is a digest of whatever was sent as one: no name for a series.
+        self._metrics.of_tenant(
+            row.tenant if row.key_id else "",
+            row.model,
+            row.status,
+            (row.tokens_in, row.tokens_out, row.tokens_cached),
+            row.cost_nano / NANO,
+            self._settings.currency,
+        )
         if reservation is not None:
             computed = max(0, row.tokens_in + row.tokens_out - row.tokens_cached)
             self._quotas.settle(reservation, computed, row.cost_nano)

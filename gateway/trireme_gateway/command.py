@@ -58,6 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--insecure", action="store_true", help="listen on an address that is not this machine's own, without any keys"
     )
     parser.add_argument("--no-access-log", action="store_true", help="write no line for each request")
+    parser.add_argument("--check", action="store_true", help="read the settings, say what is wrong with them, and end")
     parser.add_argument("--ready-file", type=Path, help="write address and process id here, as JSON, once ready")
     parser.set_defaults(run=run)
 
@@ -124,6 +125,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         return read_settings(arguments.config, _over(arguments, config))
 
     settings = read()
+    if arguments.check:
+        return 0
     set_up(settings.access_log)
     database = Database(settings.database or default_url()).open()
     listening = listen(settings)

@@ -5,8 +5,36 @@ import contextlib
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from .objectives import Outcome
+
 #: In s.
 _LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+#: In s, finer where tokens follow each other.
+_TPOT_BUCKETS = (
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+)
+
+#: How many tenants have series of their own; what others do is counted together.
+_MAX_TENANTS = 1000
+_OTHER_TENANTS = "(others)"
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -32,8 +60,21 @@ class Metrics:
         self._ttft = Histogram(
             "trireme_gateway_time_to_first_token_seconds",
             "From a request's arrival until its first pieces come from a server or the cache",
-            ["model", "release", "cache"],
+            ["model", "release", "cache", "streamed"],
             buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._tpot = Histogram(
+            "trireme_gateway_time_per_output_token_seconds",
+            "Of streams that a server computed: from the first piece to the end, for each further token",
+            ["model", "release"],
+            buckets=_TPOT_BUCKETS,
+            registry=registry,
+        )
+        self._slo = Counter(
+            "trireme_gateway_slo_requests",
+            "Requests by whether they kept the objectives: good, slow or failed",
+            ["model", "release", "outcome"],
             registry=registry,
         )
         self._queue_seconds = Histogram(
@@ -95,6 +136,25 @@ class Metrics:
         self._accounts_age = Gauge(
             "trireme_gateway_accounts_age_seconds", "Since keys and tenants were read", registry=registry
         )
+        self._tenant_requests = Counter(
+            "trireme_gateway_tenant_requests",
+            "Requests of known callers, by their key's tenant; without keys it is empty",
+            ["tenant", "status"],
+            registry=registry,
+        )
+        self._tenant_tokens = Counter(
+            "trireme_gateway_tenant_tokens",
+            "Tokens that tenants were told; cached: those of both kinds that were not computed for them",
+            ["tenant", "kind"],
+            registry=registry,
+        )
+        self._tenant_cost = Counter(
+            "trireme_gateway_tenant_cost",
+            "What tenants' requests cost by the price table",
+            ["tenant", "model", "currency"],
+            registry=registry,
+        )
+        self._tenants: set[str] = set()
         self._ledger_rows = Counter("trireme_gateway_ledger_rows", "Rows written to the ledger", registry=registry)
         self._ledger_lost = Counter(
             "trireme_gateway_ledger_lost",
@@ -122,9 +182,34 @@ class Metrics:
         self._requests.labels(endpoint, model, status).inc()
         self._duration.labels(endpoint, model).observe(seconds)
 
-    def first_token(self, model: str, release: str, cache: str, seconds: float) -> None:
-        """The first pieces of an answer are there."""
-        self._ttft.labels(model, release, cache).observe(seconds)
+    def first_token(self, model: str, release: str, cache: str, streamed: bool, seconds: float) -> None:
+        """The first pieces of an answer are there; all of it, where it is not streamed."""
+        self._ttft.labels(model, release, cache, "true" if streamed else "false").observe(seconds)
+
+    def serves(self, model: str) -> None:
+        """A model is named by the settings: what fails before it has a release is counted from 0 on."""
+        for outcome in Outcome:
+            self._slo.labels(model, "", outcome.value)
+
+    def judged(self, model: str, release: str, outcome: str) -> None:
+        """Whether a request kept the objectives."""
+        self._slo.labels(model, release, outcome).inc()
+
+    def token_time(self, model: str, release: str, seconds: float) -> None:
+        """How long each further token of a stream took."""
+        self._tpot.labels(model, release).observe(seconds)
+
+    def of_tenant(
+        self, tenant: str, model: str, status: int, tokens: tuple[int, int, int], cost: float, currency: str
+    ) -> None:
+        """A request of a known caller has ended. tokens: of the prompt, of the answer, and those not computed."""
+        if tenant not in self._tenants:
+            tenant = tenant if len(self._tenants) < _MAX_TENANTS else _OTHER_TENANTS
+            self._tenants.add(tenant)
+        self._tenant_requests.labels(tenant, status).inc()
+        for kind, count in zip(("prompt", "answer", "cached"), tokens, strict=True):
+            self._tenant_tokens.labels(tenant, kind).inc(count)
+        self._tenant_cost.labels(tenant, model, currency).inc(cost)
 
     def cached(self, outcome: str) -> None:
         """What the cache does for a request."""

@@ -75,6 +75,7 @@ class Service:
         self.accounting = Accounting(settings, database, metrics)
         self.fleet = Fleet(settings, metrics)
         self._metrics = metrics
+        self._name_models(settings)
         self._store: Store = store_of(settings.cache, metrics)
         self._flights: dict[tuple[str, bool, int], Flight] = {}
         self.shadows = Shadows(self.fleet, metrics)
@@ -104,8 +105,13 @@ class Service:
             if traces is not None:
                 await asyncio.to_thread(traces.close)
         self.settings = settings
+        self._name_models(settings)
         await self.accounting.apply(settings)
         await self.fleet.apply(settings)
+
+    def _name_models(self, settings: Settings) -> None:
+        for model in settings.model:
+            self._metrics.serves(model.id)
 
     async def answer(self, ask: Ask) -> Reply:
         """Begin to answer. Raises the TriremeError that came instead."""

@@ -115,6 +115,13 @@ class HealthSettings(_Table):
     max_eject_s: Annotated[float, Field(gt=0)] = 30.0
 
 
+class SloSettings(_Table):
+    """What a request must keep to be good: until its first token, and for each further one."""
+
+    ttft_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 1000.0
+    tpot_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 100.0
+
+
 class KeySettings(_Table):
     """required: whether a key must be shown; unset: as soon as the database holds one, be it revoked."""
 
@@ -215,6 +222,7 @@ class Settings(_Table):
     queue: QueueSettings = QueueSettings()
     limits: Limits = Limits()
     health: HealthSettings = HealthSettings()
+    slo: SloSettings = SloSettings()
     keys: KeySettings = KeySettings()
     quota: QuotaSettings = QuotaSettings()
     price: tuple[Price, ...] = ()

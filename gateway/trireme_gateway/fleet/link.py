@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ import grpc.aio
 from tritonclient.grpc import service_pb2
 
 from trireme_client import DeadlineExceeded, Delta, Generation, TriremeError
+from trireme_client.calls import finish_async
 from trireme_client.errors import error_from_rpc
-from trireme_client.wire import request_of, streamed_deltas_of
+from trireme_client.wire import request_of, sequences_of, streamed_deltas_of
 from trireme_runtime.contract import UNARY_ID_PREFIX, parse_refusal
 from trireme_runtime.model_names import SEPARATOR
 
@@ -52,6 +54,7 @@ class Call:
         call: Any,
         served: Served,
         request_id: str,
+        sequences: int,
         stream: bool,
         meter: Meter,
         trace: CallTrace | None = None,
@@ -64,6 +67,8 @@ class Call:
         self._stream = stream
         self._trace = trace
         self._ended = self._abandoned = False
+        #: How many sequences the server has not ended; with 0 it has sent its last response.
+        self._sequences = sequences
         self._reading: asyncio.Future[Any] | None = None
 
     async def read(self) -> list[Delta]:
@@ -103,9 +108,10 @@ class Call:
                 raise error_from_rpc(error) from error
             except TriremeError:
                 self._ended = True
-                self._call.cancel()
+                self._link.let_end(self._call)
                 raise
             if deltas:
+                self._sequences -= sum(delta.finish_reason is not None for delta in deltas)
                 self._meter.counted(deltas[-1].num_input_tokens, deltas[-1].num_output_tokens)
                 return deltas
         self._ended = True
@@ -130,7 +136,9 @@ class Call:
         self._ended = True
         if self._trace is not None:
             self._trace.end(asyncio.CancelledError())
-        if self._stream:
+        if self._sequences <= 0:
+            self._link.let_end(self._call)
+        elif self._stream:
             self._call.cancel()
         else:
             self._link.end_later(self._call, self._reading, self._served.engine, self._request_id, self._meter)
@@ -190,21 +198,27 @@ class Link:
         if trace is not None:
             for name, value in trace.parameters.items():
                 request.parameters[name].string_param = value
-        return Call(self, self._infer(request, timeout=timeout_s), served, request_id, stream, meter, trace)
+        call = self._infer(request, timeout=timeout_s)
+        return Call(self, call, served, request_id, sequences_of(request), stream, meter, trace)
 
     def end_later(
         self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str, meter: Meter
     ) -> None:
         """Ask the engine to end a request, until it has ended; reading: its answer, if that is waited for already."""
 
-        def ended(task: "asyncio.Task[None]") -> None:
-            self._ending.discard(task)
-            meter.is_told()
-
         meter.pend()
-        task = asyncio.create_task(self._end(call, reading, engine, request_id, meter))
+        task = self._in_background(self._end(call, reading, engine, request_id, meter))
+        task.add_done_callback(lambda _: meter.is_told())
+
+    def let_end(self, call: Any) -> None:
+        """Read a call to its end whose last response was read."""
+        self._in_background(finish_async(call))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
         self._ending.add(task)
-        task.add_done_callback(ended)
+        task.add_done_callback(self._ending.discard)
+        return task
 
     async def _end(
         self, call: Any, reading: "asyncio.Future[Any] | None", engine: str, request_id: str, meter: Meter
@@ -222,6 +236,7 @@ class Link:
                 await asyncio.wait([answer], timeout=_STOP_EVERY_S)
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 _count(answer.result(), meter)
+                await finish_async(call)
         finally:
             answer.cancel()
             call.cancel()

@@ -17,6 +17,7 @@ from ..identity import Caller
 from ..ledger.rows import Row
 from ..log import access, writes_access
 from ..metrics import Metrics
+from ..objectives import judge
 from ..quota.quotas import Reservation
 from ..service import Reply
 from ..traces import RequestTrace, Traces
@@ -44,6 +45,7 @@ class Exchange:
         self.request_id = self._id()
         self.caller = Caller("", "")
         self.is_known = False
+        self.over_quota = False
         self.user: str | None = None
         self.reservation: Reservation | None = None
         self.asks: Sequence[Ask] = ()
@@ -81,6 +83,7 @@ class Exchange:
         try:
             self.reservation = await self._accounting.reserve(self.caller, self.model, asks)
         except QuotaExceeded as error:
+            self.over_quota = True
             self._metrics.over_quota(error.code)
             raise
 
@@ -121,7 +124,8 @@ class Exchange:
     def first_pieces(self, reply: Reply) -> None:
         """The first pieces of an answer are there; of several answers, those that came first."""
         ttft_s = time.perf_counter() - self.began
-        self._metrics.first_token(self.model, reply.release.name, reply.cache, ttft_s)
+        streamed = any(ask.stream for ask in self.asks)
+        self._metrics.first_token(self.model, reply.release.name, reply.cache, streamed, ttft_s)
         if self._reply is None:
             self._reply, self._ttft_s = reply, ttft_s
 
@@ -177,6 +181,7 @@ class Exchange:
         row = self._row(seconds)
         if self.is_known:
             self._accounting.settle(self.reservation, row)
+            self._judge(row)
         if writes_access():
             access.info(
                 "request",
@@ -194,6 +199,17 @@ class Exchange:
                 tokens_out=row.tokens_out,
                 finish_reason=row.finish_reason,
             )
+
+    def _judge(self, row: Row) -> None:
+        """Say whether it kept what clients are promised."""
+        streamed = any(ask.stream for ask in self.asks)
+        sequences = sum(ask.cost.sequences for ask in self.asks)
+        judged = judge(row, self._accounting.slo, streamed, sequences, self.over_quota)
+        if judged is None:
+            return
+        self._metrics.judged(row.model, row.release, judged.outcome.value)
+        if judged.tpot_s is not None and row.cache not in ("hit", "joined"):
+            self._metrics.token_time(row.model, row.release, judged.tpot_s)
 
     def _taken(self) -> tuple[int, int]:
         """Tokens of prompts and answers, those of answers that the client did not wait for, too."""
