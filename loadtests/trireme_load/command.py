@@ -12,7 +12,7 @@ from .errors import LoadError, SettingError
 from .quantities import number
 from .results import check_folder, default_folder
 
-_NEEDED = ("locust", "matplotlib")
+_NEEDED = ("locust", "matplotlib", "msgpack")
 
 #: Users, processes, and users that come in a second.
 _MOST = 100_000

@@ -168,9 +168,9 @@ async def _read(call: Any, leave_after: int | None, outcome: Outcome) -> None:
         outcome.messages += 1
         response.ParseFromString(message)
         if response.error_message:
+            # To its end, which follows: see `trireme_client.calls`.
             outcome.error_text = response.error_message
-            call.cancel()
-            return
+            continue
         inference = response.infer_response
         names = [tensor.name for tensor in inference.outputs]
         # A text of n bytes is 4 + n bytes long.
