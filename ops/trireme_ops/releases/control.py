@@ -66,13 +66,21 @@ class Control:
         """What the operator calls it."""
         return self.address.name
 
-    def status(self) -> dict[str, Any]:
+    def status(self, timeout_s: float = _SHORT_S) -> dict[str, Any]:
         """What is live, and what is on its way; see `ReleaseHost.status`."""
-        return self._call("GET", "", None, _SHORT_S)
+        return self._call("GET", "", None, timeout_s)
 
     def target(self, kind: str) -> str:
         """host:port of one of its endpoints: http, grpc, metrics."""
         return f"{self.address.host}:{self.status()['ports'][kind]}"
+
+    def drain(self) -> None:
+        """Have balancers send it nothing new."""
+        self._call("POST", "drain", {}, _SHORT_S)
+
+    def resume(self) -> None:
+        """Have balancers send it requests again."""
+        self._call("POST", "resume", {}, _SHORT_S)
 
     def lock(self, purpose: str) -> dict[str, Any] | None:
         """Take the lock; the promotion that was found under way, if there is one. Raises ActRefused: who holds it."""

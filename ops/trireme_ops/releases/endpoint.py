@@ -32,6 +32,8 @@ ACTS = (
     "start_shadow",
     "shadow_report",
     "stop_shadow",
+    "drain",
+    "resume",
 )
 
 

@@ -1,6 +1,6 @@
 """HAProxy's runtime API, over its admin socket: weights, states and figures of the servers behind it.
 
-Written to HAProxy 2.6. Weights are what a canary's share is made of; `trireme_ops.releases.haproxy_config` writes the
+Written to HAProxy 2.6. Weights are what a canary's share is made of; `trireme_ops.fleet.haproxy_config` writes the
 configuration that this module is a client of.
 """
 
@@ -22,6 +22,9 @@ _USUAL_WEIGHT = 100
 #: Those algorithms of `balance` that follow a weight that is set while HAProxy runs. `first` takes it and ignores it,
 #: `static-rr` and hashing over a map refuse it.
 WEIGHTED_ALGORITHMS = ("roundrobin", "leastconn", "random")
+
+#: Those that follow it where `hash-type` is consistent; otherwise HAProxy refuses it.
+_HASHING = ("source", "uri", "url_param", "hdr", "hash", "rdp-cookie")
 
 #: Bits of srv_admin_state, as `show servers state` gives it.
 _MAINT, _DRAIN = 0x01 | 0x02 | 0x04 | 0x20, 0x08 | 0x10
@@ -133,7 +136,7 @@ class HAProxy:
         if isinstance(weight, bool) or not 0 <= weight <= MAX_WEIGHT:
             raise HAProxyError(f"the weight of {backend}/{server} is {weight}; allowed are 0 to {MAX_WEIGHT}")
         algorithm = self.algorithm(backend)
-        if algorithm not in WEIGHTED_ALGORITHMS:
+        if algorithm not in (*WEIGHTED_ALGORITHMS, *_HASHING):
             raise HAProxyError(
                 f"{self.address}: the backend {backend} has `balance {algorithm}`, which does not follow weights "
                 f"that are set at run time; use one of {', '.join(WEIGHTED_ALGORITHMS)}"
@@ -158,6 +161,10 @@ class HAProxy:
             return {name: _stats(row) for name, row in rows.items() if name != "BACKEND"}
         except (KeyError, ValueError):
             raise self._not_understood("show stat", str(rows)) from None
+
+    def servers_state(self) -> str:
+        """Weights and states of all servers, as HAProxy reads them again from its `server-state-file`."""
+        return self._ask("show servers state") + "\n"
 
     def _rows(self, backend: str) -> dict[str, dict[str, str]]:
         # 6: backends and their servers. Of all: asked for one by name, HAProxy takes a frontend of that name instead.

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 from trireme_runtime import background
 from trireme_runtime.shared_state import SHM, BackgroundMark
 
-from ..embedded import ADDRESS
 from ..engines import prepare_engine
 from ..errors import OperatorError, Refused
 from ..layout import Layout
 from ..processes import is_running, session_members
 from ..server import ControlError, EmbeddedServer
 from . import view as views
-from .journal import Journal, before
+from .journal import Journal, Promotion, before
 from .llm import Llm, llms, scoped
 from .release import UNRELEASED, Release, manifest_digest, now, propose
 from .rest import wait_until_answered
@@ -36,6 +35,9 @@ from .watch import Sample, figures
 
 if TYPE_CHECKING:
     from .shadow import Shadow
+
+#: What is done to releases, as it is called where its time is measured.
+ACTS = ("load", "switch", "drain", "shadow", "point")
 
 #: For how long a lock holds whose owner is not heard of, and cannot be looked for on this machine.
 LEASE_S = 30.0
@@ -61,7 +63,7 @@ class Lock:
 
 
 class ReleaseHost:
-    """What can be done to one server. Every act but `status` and `lock` needs the token of the lock."""
+    """What can be done to one server. All but `status`, `lock`, `drain` and `resume` need the token of the lock."""
 
     def __init__(self, layout: Layout, server: EmbeddedServer, view: View, name: str) -> None:
         self._layout = layout
@@ -72,9 +74,12 @@ class ReleaseHost:
         self._guard = threading.RLock()
         self._act = threading.Lock()
         self._doing = ""
+        self._act_now: tuple[str, float] | None = None
         self._shadow: Shadow | None = None
         self._started = now()
         self.is_serving: Callable[[], bool] = lambda: False
+        #: Tells the supervisor whether balancers may send new requests; reads it where nothing is given.
+        self.draining: Callable[[bool | None], bool] = lambda _wanted: False
         #: What is served without a release, as it is now: further versions may be published while it is.
         self._at_start = {llm.name: made for llm in llms(layout) if (made := self._as_served(llm)) is not None}
         self._journal = Journal(view.folder, lambda: self._lock.operator if self._lock is not None else "")
@@ -124,7 +129,44 @@ class ReleaseHost:
                 raise Refused("the lock is not yours any more: another operator has taken it")
             self._lock.heard_at = time.monotonic()
 
+    # Whether requests come
+
+    def drain(self) -> dict[str, Any]:
+        """Have balancers send nothing new; what is under way goes on, and so does who calls the server directly."""
+        self.draining(True)
+        return {"in_flight": self._in_flight()}
+
+    def resume(self) -> dict[str, Any]:
+        """Have balancers send requests again."""
+        self.draining(False)
+        return {}
+
+    def _in_flight(self) -> int | None:
+        """Generations that run or wait; None where the server does not say."""
+        try:
+            return self._server.in_flight()
+        except OSError:
+            return None
+
     # What is
+
+    def acts(self) -> dict[str, float]:
+        """Each of ACTS, and when it was begun if it is being done now, in Unix time; else 0."""
+        act, since = self._act_now or ("", 0.0)
+        return {name: since if name == act else 0.0 for name in ACTS}
+
+    def live(self) -> dict[str, str | None]:
+        """The release behind each LLM's public names. Raises OperatorError where a file is damaged."""
+        return {name: served.live for name, served in self._view.state().llms.items()}
+
+    def promotion(self) -> Promotion | None:
+        """The release that is on its way. Raises OperatorError where a file is damaged."""
+        return self._journal.promotion()
+
+    def is_locked(self) -> bool:
+        """Whether somebody who is heard of may change what is served."""
+        held = self._lock
+        return held is not None and not _is_stale(held)
 
     def status(self) -> dict[str, Any]:
         """What is live, since when, what is loaded, what is on its way, and what differs from what it should be."""
@@ -134,6 +176,8 @@ class ReleaseHost:
             "server": self._name,
             "started": self._started,
             "serving": self.is_serving(),
+            "draining": self.draining(None),
+            "in_flight": self._in_flight(),
             "pid": os.getpid(),
             "ports": asdict(self._server.ports),
             "llms": {name: self._described(served) for name, served in state.llms.items()},
@@ -206,7 +250,7 @@ class ReleaseHost:
         self._check(token)
         release = Release.from_json(document)
         llm = self._llm(release.llm)
-        with self._acting(f"loading {release.name}"):
+        with self._acting("load", f"loading {release.name}"):
             served = self._view.state().of(llm.name)
             if release.name in served.loaded:
                 return {"loaded": list(served.loaded), "new": False}
@@ -245,7 +289,7 @@ class ReleaseHost:
         """Put a loaded release behind the public names; requests under way stay where they are."""
         self._check(token)
         names = self._llm(llm)
-        with self._acting(f"switching to {release or UNRELEASED}"), self._view.lock:
+        with self._acting("switch", f"switching to {release or UNRELEASED}"), self._view.lock:
             state = self._view.state()
             served = state.of(llm)
             if release not in served.loaded:
@@ -295,7 +339,7 @@ class ReleaseHost:
         """
         self._check(token)
         names = self._llm(llm)
-        with self._acting(f"draining {release or UNRELEASED}"):
+        with self._acting("drain", f"draining {release or UNRELEASED}"):
             served = self._view.state().of(llm)
             if release == served.live:
                 raise Refused(f"{release or UNRELEASED} is live")
@@ -313,7 +357,7 @@ class ReleaseHost:
         from .shadow import Shadow
 
         self._check(token)
-        with self._acting(f"beginning to copy traffic to {release}"):
+        with self._acting("shadow", f"beginning to copy traffic to {release}"):
             self._stop_shadow()
             document = self._view.document(release)
             llm = Llm.named(document.llm)
@@ -322,7 +366,7 @@ class ReleaseHost:
                 raise Refused(f"{release} is {'live' if release == served.live else 'not loaded'}")
             self._shadow = Shadow(
                 shm_prefix=self._server.shm_prefix,
-                address=f"{ADDRESS}:{self._server.ports.grpc}",
+                address=f"{self._server.ports.host}:{self._server.ports.grpc}",
                 llm=llm,
                 live=served.live,
                 release=release,
@@ -442,7 +486,7 @@ class ReleaseHost:
         """Have the next start of a server that does not run serve this release. Raises Refused while it runs."""
         self._check(token)
         release = Release.from_json(document)
-        with self._acting(f"pointing to {release.name}"), self._view.lock:
+        with self._acting("point", f"pointing to {release.name}"), self._view.lock:
             if self._server.is_live(timeout_s=2):
                 raise Refused(f"{self._name} runs; load the release, and switch to it")
             self._prepare_engine(release)
@@ -488,15 +532,17 @@ class ReleaseHost:
             mark.remove()
 
     @contextmanager
-    def _acting(self, what: str) -> Iterator[None]:
-        """One act at a time."""
+    def _acting(self, act: str, what: str) -> Iterator[None]:
+        """One act at a time, one of ACTS."""
         if not self._act.acquire(blocking=False):
             raise Refused(f"{self._name} is {self._doing or 'busy'}")
         try:
             self._doing = what
+            self._act_now = (act, time.time())
             yield
         finally:
             self._doing = ""
+            self._act_now = None
             self._act.release()
 
 

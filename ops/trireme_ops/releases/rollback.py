@@ -1,6 +1,7 @@
 """Goes back to the last release that proved itself: loaded, looked at, switched to. On servers that do not run, too."""
 
 import time
+from typing import Any
 
 from ..errors import OperatorError
 from .audit import AuditLog
@@ -10,7 +11,7 @@ from .fleet import Fleet
 from .llm import DEFAULT_LLM, scoped
 from .promote import Options, Outcome
 from .release import UNRELEASED
-from .servers import controls_of, locked
+from .servers import Servers, controls_of, locked
 from .settle import DRAIN_S
 from .smoke import SmokeItem, run_smoke
 
@@ -34,24 +35,56 @@ def rollback(
 
     live: dict[str, str] = {}
     with locked(controls_of(fleet), "rollback", told) as servers:
+        targets = _targets(servers, llm)
         for server in servers.there:
-            live[server.name] = _roll_back(server, llm, options, told, server.name in servers.settled_back)
+            live[server.name] = _roll_back(server, llm, targets[server.name], options, told)
         missing = servers.missing
     return Outcome("rolled back", "asked for", live, missing)
 
 
-def _roll_back(server: Control, llm: str, options: Options, tell: Tell, is_back: bool) -> str:
-    served = server.status()["llms"].get(llm)
-    if served is None:
-        raise OperatorError(f"{server.name} has no LLM {llm!r}")
+def _targets(servers: Servers, llm: str) -> dict[str, str | None]:
+    """What each server goes back to; None: nowhere, it is back already.
+
+    What was found half done, and went back, is all that is taken back where there was any; else it is what went live
+    last anywhere. A server that has not got that stays as it is. Raises OperatorError where a server has nothing to go
+    back to: nothing is changed on any then.
+    """
+    served: dict[str, dict[str, Any]] = {}
+    for server in servers.there:
+        found = server.status()["llms"].get(llm)
+        if found is None:
+            raise OperatorError(f"{server.name} has no LLM {llm!r}")
+        served[server.name] = found
+    earlier = {name: _earlier(one) for name, one in served.items() if name not in servers.settled_back}
+    goals = [(served[name]["since"], names[-1]) for name, names in earlier.items() if names]
+    went_back = [served[name]["live"] for name in servers.settled_back]
+    goal = went_back[0] if went_back else max(goals, key=lambda one: one[0])[1] if goals else None
+    targets: dict[str, str | None] = dict.fromkeys(served)
+    for name, names in earlier.items():
+        live = served[name]["live"]
+        if live == goal and (went_back or goals):
+            continue
+        if not names:
+            raise OperatorError(
+                f"{name}: nothing was live before {live or UNRELEASED}, so nothing goes back on any server. "
+                "`trireme release promote NAME` puts any release live on all of them"
+            )
+        targets[name] = goal if goal in names else names[-1]
+    return targets
+
+
+def _earlier(served: dict[str, Any]) -> list[str]:
+    """What proved itself before what is live, the last of them at the end."""
     live, good = served["live"], served["good"]
-    if is_back:
-        tell(Event("done", "rollback", f"{live or UNRELEASED} is live: what was under way went back", server.name))
+    return list(good[: good.index(live)] if live in good else good)
+
+
+def _roll_back(server: Control, llm: str, name: str | None, options: Options, tell: Tell) -> str:
+    live = server.status()["llms"][llm]["live"]
+    if name is None:
+        tell(Event("done", "rollback", f"{live or UNRELEASED} is live already", server.name))
         return str(live or UNRELEASED)
-    earlier = good[: good.index(live)] if live in good else good
-    if not earlier:
-        raise OperatorError(f"{server.name}: nothing was live before {live or UNRELEASED}")
-    target = server.document(earlier[-1])
+    target = server.document(name)
     started = time.monotonic()
     status = server.status()
     if not status["serving"] and "tritonserver does not answer" in status["drift"]:

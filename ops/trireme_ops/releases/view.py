@@ -12,10 +12,12 @@ model that runs for one that has changed.
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import py_compile
 import shutil
+import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -275,6 +277,24 @@ class View:
                 served = went_live(Served(loaded=(release.name,), good=(release.name,)), release.name)
                 self.write(state.with_llm(release.llm, served))
 
+    def follow(self, other: "View") -> list[Release]:
+        """Have a server that knows nothing begin with what proved itself on another one, and go back as that does.
+
+        Returns the releases that are live on both.
+        """
+        state, live = ViewState(), []
+        for name, served in other.state().llms.items():
+            good = served.good[: served.good.index(served.live) + 1] if served.live in served.good else served.good
+            if served.live is not None and good:
+                for release in good:
+                    self.keep(other.document(release))
+                live.append(self.document(good[-1]))
+                state = state.with_llm(name, replace(served, live=good[-1], loaded=good[-1:], good=good))
+        if live:
+            with self.lock:
+                self.write(state)
+        return live
+
     def live(self, first: Release | None = None, replaces: bool = False) -> list[Release]:
         """The releases that a server is started with; first and replaces: see `start_with`."""
         found = {
@@ -310,6 +330,18 @@ def one_of_its_name(layout: Layout, name: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def runs(layout: Layout, name: str) -> bool:
+    """Whether a server of this name runs in this checkout, or comes to its end."""
+    try:
+        with (layout.state / "servers" / f"{name}.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def went_live(served: Served, release: str | None) -> Served:
     """The same with another release behind the public names."""
     return replace(served, live=release, since=now())
@@ -338,8 +370,22 @@ def _write_model(folder: Path, config: Any, version: Path | None = None) -> None
     else:
         if version not in version_folders(version.parent):
             raise OperatorError(f"{version}: no such version")
-        # A stub writes bytecode beside model.py, whatever its environment says, and Triton would take the model for
-        # changed, and load it again.
-        with contextlib.suppress(OSError, py_compile.PyCompileError):
-            py_compile.compile(str(version / "model.py"), doraise=True)
+        _ensure_bytecode(version / "model.py")
         (folder / version.name).symlink_to(version)
+
+
+def _ensure_bytecode(source: Path) -> None:
+    """Have the bytecode there that a stub writes otherwise, whatever its environment says: see importlib's format.
+
+    Triton would take the model for changed, and load it again. So would it one that serves already, on this server or
+    another one of the checkout, if what is right were written anew.
+    """
+    cached = Path(importlib.util.cache_from_source(str(source)))
+    with contextlib.suppress(OSError, py_compile.PyCompileError):
+        seen = source.stat()
+        # The magic number, no flags, and the time and the size of the source, each of 32 bits.
+        right = importlib.util.MAGIC_NUMBER + struct.pack(
+            "<III", 0, int(seen.st_mtime) & 0xFFFFFFFF, seen.st_size & 0xFFFFFFFF
+        )
+        if not cached.is_file() or cached.read_bytes()[: len(right)] != right:
+            py_compile.compile(str(source), doraise=True)

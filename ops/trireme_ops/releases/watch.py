@@ -35,10 +35,10 @@ class Sample:
     values: Mapping[tuple[str, _Labels], float]
 
     @classmethod
-    def parse(cls, text: str) -> "Sample":
-        """From the text of the endpoint. Raises OperatorError where it is none."""
+    def parse(cls, text: str, prefixes: tuple[str, ...] = ("trireme_",)) -> "Sample":
+        """From the text of the endpoint: what begins with one of `prefixes`. Raises OperatorError where it is none."""
         # Several processes describe the same metric, and the parser takes the second description for another metric.
-        lines = "".join(f"{line}\n" for line in _HELP.sub("", text).splitlines() if line.startswith("trireme_"))
+        lines = "".join(f"{line}\n" for line in _HELP.sub("", text).splitlines() if line.startswith(prefixes))
         try:
             return cls(
                 {

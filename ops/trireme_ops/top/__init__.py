@@ -1,0 +1,1 @@
+"""What servers do, live in a terminal."""
