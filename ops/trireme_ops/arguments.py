@@ -1,8 +1,9 @@
 """Arguments that several subcommands share."""
 
 import argparse
+import ipaddress
 
-from .embedded import Ports
+from .embedded import ADDRESS, Ports
 
 
 def port(text: str) -> int:
@@ -21,8 +22,17 @@ def add_port_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ports_of(arguments: argparse.Namespace) -> Ports:
-    """The ports as given, zeros included."""
-    return Ports(arguments.http_port, arguments.grpc_port, arguments.metrics_port, arguments.health_port)
+    """The ports as given, zeros included, and the address if there is an option for it."""
+    numbers = arguments.http_port, arguments.grpc_port, arguments.metrics_port, arguments.health_port
+    return Ports(*numbers, address=getattr(arguments, "address", ADDRESS))
+
+
+def address(text: str) -> str:
+    """An IPv4 address to listen on. Raises ArgumentTypeError naming the value."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no IPv4 address; 0.0.0.0 is every one of this host") from None
 
 
 def seconds(text: str) -> float:
@@ -33,6 +43,17 @@ def seconds(text: str) -> float:
         value = 0.0
     if not 0.5 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r}: allowed are 0.5 to 3600 seconds")
+    return value
+
+
+def standstill(text: str) -> float:
+    """For how long something may stand still, in seconds; inf for ever. Raises argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are seconds from 1, and inf")
     return value
 
 

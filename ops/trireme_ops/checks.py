@@ -71,6 +71,8 @@ def system() -> Finding:
 
 def shared_libpython() -> Finding:
     """The stub of Triton's Python backend is linked against the shared library of the interpreter."""
+    if embedded.installed_folder() is not None:
+        return Finding("libpython", Status.OK, "the installed tritonserver brings its own")
     library = embedded.libpython()
     if library.is_file():
         return Finding("libpython", Status.OK, str(library))
@@ -83,6 +85,13 @@ def shared_libpython() -> Finding:
 
 def tritonserver() -> Finding:
     """The server itself, and the stub for this interpreter."""
+    installed = embedded.installed_folder()
+    if installed is not None:
+        for part in (installed / "bin" / "tritonserver", installed / "backends" / "python"):
+            if not part.exists():
+                fix = f"another folder in ${embedded.INSTALLED_VARIABLE}, such as /opt/tritonserver"
+                return Finding("tritonserver", Status.FAIL, f"{part} not found", fix)
+        return Finding("tritonserver", Status.OK, f"in {installed}")
     try:
         wheel = embedded.wheel_folder()
         release = version("nvidia-pytriton")
@@ -140,11 +149,10 @@ def control_key(layout: Layout) -> Finding:
     if not path.exists():
         return Finding("control key", Status.OK, "made at the first serve")
     try:
-        empty = not layout.control_key()
+        layout.control_key()
     except (OperatorError, OSError, ValueError) as error:
-        return Finding("control key", Status.FAIL, str(error), f"chmod 600 {path}")
-    if empty:
-        return Finding("control key", Status.FAIL, f"{path} is empty", f"rm {path}")
+        fix = f"chmod 600 {path}; or rm {path}: the next serve makes a new one"
+        return Finding("control key", Status.FAIL, str(error), fix)
     return Finding("control key", Status.OK, str(path))
 
 
@@ -246,7 +254,7 @@ def gpu() -> Finding:
 def free_ports(wanted: embedded.Ports) -> list[Finding]:
     """Whether the server's ports can be bound; 0 lets the system choose."""
     named = [("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics), ("health", wanted.health)]
-    taken = [name for name, port in named if port and not ports.is_free(port)]
+    taken = [name for name, port in named if port and not ports.is_free(port, wanted.address)]
     # One line to type for all of them.
     others = " ".join(f"--{name}-port {port}" for name, port in zip(taken, ports.free_ports(len(taken)), strict=True))
     fix = f"make serve ARGS='{others}'   (or stop what listens there)"
@@ -258,7 +266,7 @@ def free_ports(wanted: embedded.Ports) -> list[Finding]:
             detail = f"{port} is given for two endpoints"
             findings.append(Finding(f"{name} port", Status.FAIL, detail, f"another --{name}-port"))
         else:
-            findings.append(Finding(f"{name} port", Status.OK, f"{port or 'any'} on {embedded.ADDRESS}"))
+            findings.append(Finding(f"{name} port", Status.OK, f"{port or 'any'} on {wanted.address}"))
     return findings
 
 

@@ -1,4 +1,7 @@
-"""Engine folders that are made from a checkpoint on the machine that serves them."""
+"""Engine folders that are made from a checkpoint on the machine that serves them.
+
+python -m trireme_ops.engines    those of all versions that are served, ahead of the first serve
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,3 +34,8 @@ def prepare_engine(version: Path, root: Path) -> None:
         family = manifest.get("family")
         fix = f"put it back, or type: trireme remove {family}" if family else "Type: git checkout -- build/checkpoints"
         raise OperatorError(f"the engine of {version.parent.name} cannot be made: {error}. {fix}") from error
+
+
+if __name__ == "__main__":
+    # When an image is built: its server then starts on a file system that it cannot write to.
+    prepare_engines(Layout.find())

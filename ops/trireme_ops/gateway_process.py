@@ -27,7 +27,7 @@ class GatewayProcess:
         self._ready_path = log_path.with_suffix(f".{port}.ready")
         self._drain_timeout_s = drain_timeout_s
         self._command = [sys.executable, "-m", "trireme_ops.cli", "gateway", "--port", str(port)]
-        self._command += ["--server", f"{ADDRESS}:{server.grpc},{ADDRESS}:{server.health}"]
+        self._command += ["--server", f"{server.host}:{server.grpc},{server.host}:{server.health}"]
         self._command += ["--ready-file", str(self._ready_path)]
         self._command += [word for llm in llms for word in ("--model", llm)]
         self._process: subprocess.Popen[bytes] | None = None

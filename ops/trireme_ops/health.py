@@ -4,6 +4,7 @@ Triton calls itself ready while a stub of its Python backend is dead, and does n
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .embedded import ADDRESS, CONTROL_HEADER
+from .embedded import CONTROL_HEADER, Ports
 
 #: Readiness of a model, or with None of everything; and whether there is such a model, in such a version.
 Ready = Callable[[str | None], bool]
@@ -20,6 +21,10 @@ HasModel = Callable[[str, str | None], bool]
 
 #: Answers a call of the control API: the key that was given, the act, the body -> the status, and what to answer.
 Control = Callable[[str, str, bytes], tuple[int, dict[str, Any]]]
+
+#: What balancers ask: 200 where new requests may come, 404 where none may and those under way go on. HAProxy knows the
+#: difference to no answer at all, with `http-check disable-on-404`; `/v2/health/ready` says 503, as Triton does.
+BALANCER_PATH = ["v2", "trireme", "balancer"]
 
 #: Below which path that is, and the longest body that is read, in bytes.
 CONTROL_PATH = ["v2", "trireme", "releases"]
@@ -47,10 +52,17 @@ class SupervisorMetrics:
         self._restarts.labels(cause).inc()
 
 
-class HealthEndpoint:
-    """HTTP on the loopback address: Triton's health paths, /metrics and the control API. Use `start` and `stop`."""
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """As usual, but for balancers that do not wait for the answer."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
-    def __init__(self, port: int, ready: Ready, has_model: HasModel, control: Control | None = None) -> None:
+
+class HealthEndpoint:
+    """HTTP beside the server: Triton's health paths, /metrics and the control API. Use `start` and `stop`."""
+
+    def __init__(self, ports: Ports, ready: Ready, has_model: HasModel, control: Control | None = None) -> None:
         self.metrics = SupervisorMetrics(ready)
         metrics = self.metrics
 
@@ -63,6 +75,8 @@ class HealthEndpoint:
                     self._answer(200)
                 elif parts == ["v2", "health", "ready"]:
                     self._answer(200 if ready(None) else 503)
+                elif parts == BALANCER_PATH:
+                    self._answer(200 if ready(None) else 404)
                 elif len(parts) in (4, 6) and parts[:2] == ["v2", "models"] and parts[-1] == "ready":
                     version = parts[4] if parts[3] == "versions" else None
                     if has_model(parts[2], version):
@@ -104,7 +118,7 @@ class HealthEndpoint:
             def log_message(self, *_arguments: object) -> None:
                 """Nothing: balancers ask every second."""
 
-        self._server = ThreadingHTTPServer((ADDRESS, port), Handler)
+        self._server = _Server((ports.address, ports.health), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,19 +92,34 @@ class Layout:
         return False
 
     def control_key(self) -> str:
-        """The key to the control APIs, from a file that only its owner can read; made where there is none."""
+        """The key to the control APIs, from a file that only its owner can read; made where there is none.
+
+        Whoever finds the file finds it written: of several that begin at once, one makes it. Raises OperatorError if
+        others can read it, or if it is empty.
+        """
         path = self.state / "control.key"
         self.state.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            if path.stat().st_mode & 0o077:
-                raise OperatorError(f"{path} can be read by others. Type: chmod 600 {path}") from None
-            return path.read_text(encoding="ascii").strip()
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            key = secrets.token_urlsafe(32)
-            file.write(key + "\n")
+        if not path.exists():
+            _write_once(path, secrets.token_urlsafe(32) + "\n")
+        if path.stat().st_mode & 0o077:
+            raise OperatorError(f"{path} can be read by others. Type: chmod 600 {path}")
+        key = path.read_text(encoding="ascii").strip()
+        if not key:
+            raise OperatorError(f"{path} is empty, and would let anybody in. Type: rm {path}")
         return key
+
+
+def _write_once(path: Path, text: str) -> None:
+    """A file of its owner, whole from the moment that it has its name; one that is there stays."""
+    # mkstemp's files are for their owner alone.
+    descriptor, staging = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        with contextlib.suppress(FileExistsError):
+            os.link(staging, path)
+    finally:
+        Path(staging).unlink()
 
 
 def engine_of(version: Path) -> str:

@@ -1,6 +1,5 @@
 """A server process and all that belongs to it: its session, and its shared memory."""
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -10,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from trireme_runtime.proc import stat
 
 SHM = Path("/dev/shm")
 SHM_PREFIX = "trireme"
@@ -41,7 +42,7 @@ def is_halted(pid: int) -> bool:
 def _state(pid: int) -> str:
     """The letter that /proc has for what a process does; empty where there is none of this id."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return stat(pid)[0]
     except OSError:
         return ""
 
@@ -63,7 +64,7 @@ def session_members(session: int) -> list[int]:
         if not entry.name.isdecimal():
             continue
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = stat(int(entry.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
         # After the name: state, ppid, pgrp, session.
@@ -77,8 +78,11 @@ def environment_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("python_env_*"))
 
 
-#: The nice value of a server's session as a whole, against the other sessions of the machine; see `_yield_to_clients`.
+#: The nice value of the session of a server that serves, as a whole, against the other sessions of the machine.
 SESSION_NICE = 5
+
+#: Linux takes such a change once in 0.1 s from all users together, but root.
+_NICE_TRIES, _NICE_AGAIN_S = 20, 0.11
 
 
 def _end_with_parent() -> None:
@@ -87,25 +91,28 @@ def _end_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _yield_to_clients() -> None:
-    """Let the scheduler prefer the other sessions of the machine, clients among them.
-
-    Linux shares the processors between sessions (sched(7), autogroup). An engine that computes all the time would keep
-    a client that mostly waits from running for up to half a second at a time, at equal weights. A server in a control
-    group of its own, as in a container, is not concerned.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
-
-
-def _begin_session() -> None:
-    _end_with_parent()
-    _yield_to_clients()
-
-
 def _begin_group() -> None:
     os.setpgid(0, 0)
     _end_with_parent()
+
+
+def yield_to_clients(session: int) -> None:
+    """Let the scheduler prefer the other sessions of the machine, clients among them, to that of a server.
+
+    Linux shares the processors between sessions (sched(7), autogroup). An engine that computes all the time would keep
+    a client that mostly waits from running for up to half a second at a time, at equal weights. Not before it serves:
+    Triton gives up processes that wait for a processor while they load. A server in a control group of its own, as in a
+    container, is not concerned.
+    """
+    for _ in range(_NICE_TRIES):
+        try:
+            Path(f"/proc/{session}/autogroup").write_text(str(SESSION_NICE))
+            return
+        except BlockingIOError:
+            time.sleep(_NICE_AGAIN_S)
+        except OSError:
+            # No such file, or no such right.
+            return
 
 
 def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> "subprocess.Popen[bytes]":
@@ -120,7 +127,7 @@ def start_session(command: Sequence[str], env: Mapping[str, str], log: BinaryIO)
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_begin_session,
+        preexec_fn=_end_with_parent,
     )
 
 

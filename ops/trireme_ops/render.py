@@ -20,7 +20,7 @@ from .errors import OperatorError
 from .layout import DEFAULT_ENGINE, Layout, engine_of
 
 #: A tritonserver with TensorRT-LLM 1.2.1 (tensorrtllm_backend), CPython 3.12.
-IMAGE = "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3"
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 
 #: The model that computes; its versions are for one engine each.
 _ENGINE_MODEL = "tensorrt_llm"

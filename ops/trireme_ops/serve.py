@@ -16,18 +16,20 @@ from typing import Any
 
 from trireme_runtime.versions import KEY_VARIABLE
 
-from . import ports
-from .arguments import add_port_arguments, port, ports_of
+from . import embedded, ports
+from .arguments import add_port_arguments, address, port, ports_of, standstill
 from .checks import Finding, Status, all_checks, free_gateway_port, free_ports
 from .doctor import render
-from .embedded import ADDRESS, Ports
+from .embedded import ADDRESS, INSTALLED_VARIABLE, Ports
 from .engines import prepare_engines
 from .errors import OperatorError
 from .gateway_process import GatewayProcess
 from .layout import Layout
+from .model_loads import STILL_S
 from .releases import endpoint
 from .releases.host import ReleaseHost
 from .releases.llm import llms
+from .releases.metrics import ReleaseCollector
 from .releases.release import read_release
 from .releases.view import View, one_of_its_name
 from .server import EmbeddedServer
@@ -36,11 +38,28 @@ from .supervisor import Supervisor
 #: Deployment profiles. `cpu` is the model repository as committed.
 PROFILES = ("cpu",)
 
+_OLD_SERVER = (
+    "The embedded tritonserver 2.51.0 is older than the security fixes of 25.07: let a private network reach it only."
+)
+
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Register the subcommand."""
     parser = commands.add_parser("serve", help="start a Triton server on this checkout")
     add_port_arguments(parser)
+    parser.add_argument(
+        "--address",
+        type=address,
+        default=ADDRESS,
+        metavar="IPV4",
+        help="where the ports are (default: 127.0.0.1; 0.0.0.0: every address, for containers and private networks)",
+    )
+    parser.add_argument(
+        "--tritonserver",
+        type=Path,
+        metavar="FOLDER",
+        help=f"an installed Triton, such as /opt/tritonserver (default: ${INSTALLED_VARIABLE}, or the embedded one)",
+    )
     parser.add_argument("--profile", choices=PROFILES, default="cpu", help="deployment profile (default: cpu)")
     parser.add_argument("--log", type=Path, help="the server's log (default: .trireme/logs/triton-HTTP_PORT.log)")
     parser.add_argument("--ready-file", type=Path, help="write addresses and process ids here, as JSON, once ready")
@@ -69,6 +88,20 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         help="also start a gateway for OpenAI's API on this port (default: off; `make serve`: 8080)",
     )
     parser.add_argument("--ready-timeout", type=float, default=120, metavar="SECONDS", help="default 120")
+    parser.add_argument(
+        "--load-standstill",
+        type=standstill,
+        default=STILL_S,
+        metavar="SECONDS",
+        help="load again what does nothing for so long while it is loaded; inf: never (default %(default)g)",
+    )
+    parser.add_argument(
+        "--shutdown-delay",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="on SIGTERM, tell balancers for so long before requests are refused (default 0; behind a balancer: 3)",
+    )
     parser.add_argument("--drain-timeout", type=int, default=30, metavar="SECONDS", help="default 30")
     parser.add_argument(
         "--restart",
@@ -118,7 +151,8 @@ def _server_name(given: str | None, wanted: Ports) -> str:
 
 def _resolve(wanted: Ports) -> Ports:
     free = iter(ports.free_ports(4))
-    return Ports(*(port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics, wanted.health)))
+    numbers = (port or next(free) for port in (wanted.http, wanted.grpc, wanted.metrics, wanted.health))
+    return Ports(*numbers, address=wanted.address)
 
 
 def _shown(path: Path) -> str:
@@ -137,14 +171,15 @@ def gateway_port(text: str) -> int | None:
 
 
 def _announce(server: EmbeddedServer, gateway: GatewayProcess | None, started: float) -> None:
-    grpc = f"{ADDRESS}:{server.ports.grpc}"
-    url = "" if server.ports.grpc == 8001 else f" --url {grpc}"
+    host = server.ports.host
+    grpc = f"{host}:{server.ports.grpc}"
+    url = "" if grpc == f"{ADDRESS}:8001" else f" --url {grpc}"
     print(
         f"Ready after {time.monotonic() - started:.1f} s.\n"
         f"  gRPC     {grpc}\n"
-        f"  HTTP     http://{ADDRESS}:{server.ports.http}\n"
-        f"  metrics  http://{ADDRESS}:{server.ports.metrics}/metrics\n"
-        f"  health   http://{ADDRESS}:{server.ports.health}/v2/health/ready\n"
+        f"  HTTP     http://{host}:{server.ports.http}\n"
+        f"  metrics  http://{host}:{server.ports.metrics}/metrics\n"
+        f"  health   http://{host}:{server.ports.health}/v2/health/ready\n"
         + (f"  OpenAI   http://{gateway.address}/v1\n" if gateway is not None else "")
         + f"  log      {_shown(server.log_path)}\n"
         f"Ask it something, from another terminal:\n"
@@ -155,13 +190,14 @@ def _announce(server: EmbeddedServer, gateway: GatewayProcess | None, started: f
 
 
 def _write_ready_file(path: Path, server: EmbeddedServer, gateway: GatewayProcess | None) -> None:
+    host = server.ports.host
     ready = {
         "pid": os.getpid(),
         "triton_pid": server.process.pid,
-        "http": f"{ADDRESS}:{server.ports.http}",
-        "grpc": f"{ADDRESS}:{server.ports.grpc}",
-        "metrics": f"{ADDRESS}:{server.ports.metrics}",
-        "health": f"{ADDRESS}:{server.ports.health}",
+        "http": f"{host}:{server.ports.http}",
+        "grpc": f"{host}:{server.ports.grpc}",
+        "metrics": f"{host}:{server.ports.metrics}",
+        "health": f"{host}:{server.ports.health}",
     }
     if gateway is not None:
         ready |= {"gateway": gateway.address, "gateway_pid": gateway.pid}
@@ -181,6 +217,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise OperatorError(f"{arguments.version_key}: no such file; --version-key names it")
         # For the checks here, and for every model that is loaded.
         os.environ[KEY_VARIABLE] = str(arguments.version_key.resolve())
+    if arguments.tritonserver is not None:
+        os.environ[INSTALLED_VARIABLE] = str(arguments.tritonserver.resolve())
     wanted = ports_of(arguments)
     # Said first: a server that runs has its ports, and mostly its name, too.
     _refuse([*free_ports(wanted), *free_gateway_port(arguments.gateway_port)])
@@ -215,7 +253,13 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
     if first is not None:
         view.start_with(first, arguments.replace_live)
     log_path = arguments.log or layout.state / "logs" / f"triton-{resolved.http}.log"
-    server = EmbeddedServer(layout, resolved, log_path.resolve(), arguments.drain_timeout, view)
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    server = EmbeddedServer(
+        layout, resolved, log_path.resolve(), arguments.drain_timeout, view, arguments.load_standstill, say
+    )
     host = ReleaseHost(layout, server, view, name)
     gateway = None
     if arguments.gateway_port is not None:
@@ -224,6 +268,9 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
         gateway = GatewayProcess(resolved, arguments.gateway_port, names, gateway_log, arguments.drain_timeout)
     control = partial(endpoint.answer, host, layout.control_key())
     signals = _Signals()
+
+    if resolved.address != ADDRESS and embedded.installed_folder() is None:
+        say(f"Listening on {resolved.address}. {_OLD_SERVER}")
     print("Starting tritonserver ...", flush=True)
 
     def write_ready_file() -> None:
@@ -236,13 +283,22 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
         _announce(server, gateway, started)
         write_ready_file()
 
-    def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
     supervisor = Supervisor(server, lambda: signals.count > 0, say, arguments.ready_timeout, arguments.restart, control)
     host.is_serving = supervisor.is_ready
+
+    def draining(wanted: bool | None) -> bool:
+        if wanted is not None:
+            supervisor.is_draining = wanted
+        return supervisor.is_draining
+
+    host.draining = draining
+    supervisor.health.metrics.registry.register(ReleaseCollector(host, layout.state))
     try:
         supervisor.run(announce, write_ready_file)
+        supervisor.is_draining = True
+        deadline = time.monotonic() + arguments.shutdown_delay
+        while time.monotonic() < deadline and signals.count < 2:
+            time.sleep(0.05)
         print(f"Draining (at most {arguments.drain_timeout} s; once more ends it at once) ...", flush=True)
     finally:
         if gateway is not None:
@@ -250,6 +306,8 @@ def _serve(arguments: argparse.Namespace, layout: Layout, wanted: Ports, name: s
             gateway.stop()
         if server.was_started:
             server.stop(at_once=lambda: signals.count > 1)
+        # Last: a balancer that gets no answer cuts the streams that are still under way.
+        supervisor.close()
         if arguments.ready_file:
             arguments.ready_file.unlink(missing_ok=True)
         if not is_kept:

@@ -17,11 +17,16 @@ from trireme_runtime.shared_state import ModelStatus, read_statuses
 
 from . import embedded, processes
 from .at_rest import wait_for_rest
-from .embedded import ADDRESS, Ports
+from .embedded import Ports
 from .errors import OperatorError
 from .layout import Layout
+from .load_watch import LOOK_S, LoadWatch
+from .model_loads import STILL_S, ModelLoad, ModelLoads, stand_still
 
 _POLL_S = 0.05
+
+#: How often a model is loaded that stands still meanwhile.
+_LOADS = 3
 
 #: Triton's own wait for requests at its end, after draining, and for how long unloading may take.
 _EXIT_TIMEOUT_S = 15
@@ -61,8 +66,16 @@ class ControlError(Exception):
     """What Triton answered to something that it was told to do."""
 
 
+class StoodStill(OperatorError):
+    """Triton waits for models that do not come on; see `model_loads`."""
+
+
 class EmbeddedServer:
-    """One tritonserver in a session of its own. Use `start`, `wait_until_ready`, `stop`."""
+    """One tritonserver in a session of its own. Use `start`, `wait_until_ready`, `stop`.
+
+    load_still_s: for how long the processes of models may do nothing while they load. say: prints a line for the
+    operator.
+    """
 
     def __init__(
         self,
@@ -71,18 +84,23 @@ class EmbeddedServer:
         log_path: Path,
         drain_timeout_s: int = 30,
         repositories: Repositories | None = None,
+        load_still_s: float = STILL_S,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.layout = layout
         self.repositories = repositories or CommittedRepositories(layout)
         self.ports = ports
         self.log_path = log_path
         self.drain_timeout_s = drain_timeout_s
+        self.load_still_s = load_still_s
+        self._say = say
         self.was_ready = False
         self.shm_prefix = processes.shm_prefix(os.getpid())
         self._environment_folders_before: set[Path] = set()
         self._environment_folders: set[Path] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._load_watch: LoadWatch | None = None
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":
@@ -134,7 +152,7 @@ class EmbeddedServer:
             return self._health("ready", timeout_s) == 200
         # Its own readiness is gone while any model is being loaded, one on trial too.
         try:
-            index = self.index()
+            index = self.index(timeout_s)
         except (OSError, ControlError):
             return False
         return all("READY" in index.get(name, set()) for name in needed)
@@ -143,7 +161,7 @@ class EmbeddedServer:
         """The HTTP status of a health path; None where nobody answers in time."""
         try:
             with urllib.request.urlopen(
-                f"http://{ADDRESS}:{self.ports.http}/v2/health/{kind}", timeout=timeout_s
+                f"http://{self.ports.host}:{self.ports.http}/v2/health/{kind}", timeout=timeout_s
             ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
@@ -154,20 +172,37 @@ class EmbeddedServer:
     def wait_until_ready(self, timeout_s: float, stopped: Callable[[], bool]) -> bool:
         """Wait; False if `stopped` became true meanwhile.
 
-        Raises OperatorError with the end of the log if the server ends, or is not ready in time.
+        Raises OperatorError with the end of the log if the server ends, or is not ready in time; StoodStill as soon as
+        nothing more is to be expected.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, look_at = time.monotonic() + timeout_s, 0.0
+        loads = ModelLoads(self.process.pid)
         while not stopped():
             if self.process.poll() is not None:
                 raise OperatorError(f"tritonserver {self.how_it_ended()}:\n{self.errors_in_log()}")
             if self.is_ready():
                 self.was_ready = True
+                processes.yield_to_clients(self.process.pid)
+                self._load_watch = LoadWatch(
+                    self.process.pid, self.shm_prefix, self._loading, self.load_still_s, self._say
+                )
+                self._load_watch.start()
                 self._environment_folders = processes.environment_folders() - self._environment_folders_before
                 return True
-            if time.monotonic() > deadline:
-                raise OperatorError(f"tritonserver was not ready after {timeout_s:g} s:\n{self.errors_in_log()}")
+            now = time.monotonic()
+            if now > look_at:
+                look_at = now + LOOK_S
+                loading = loads.look([status.pid for status in self.statuses()])
+                if stand_still(loading, self.load_still_s):
+                    raise StoodStill(self._not_ready("tritonserver stands still while models are loaded", loading))
+                if now > deadline:
+                    raise OperatorError(self._not_ready(f"tritonserver was not ready after {timeout_s:g} s", loading))
             time.sleep(_POLL_S)
         return False
+
+    def _not_ready(self, what: str, loading: Sequence[ModelLoad]) -> str:
+        """A message: what happened, what the models do, and the end of the log."""
+        return "\n".join([f"{what}:", *(f"  {load}" for load in loading), self.errors_in_log()])
 
     def how_it_ended(self) -> str:
         """The exit status of the server in words."""
@@ -202,24 +237,47 @@ class EmbeddedServer:
             return self.process.poll() is not None
 
     def load_model(self, name: str, timeout_s: float = 1800) -> None:
-        """Load a model, or load it again in place. Raises ControlError with Triton's reason, and OSError."""
-        self._control(f"repository/models/{name}/load", timeout_s)
+        """Load a model, or load it again in place. Raises ControlError with Triton's reason, and OSError.
+
+        One that stands still meanwhile is ended and loaded again, a few times at most.
+        """
+        for attempt in range(1, _LOADS + 1):
+            ended = self._ended(name)
+            try:
+                self._control(f"repository/models/{name}/load", timeout_s)
+                return
+            except ControlError:
+                if self._ended(name) == ended or attempt == _LOADS:
+                    raise
+                self._say(f"Loading {name} again ...")
+
+    def _ended(self, model: str) -> int:
+        watch = self._load_watch
+        return 0 if watch is None else watch.ended(model)
+
+    def _loading(self) -> set[tuple[str, str]] | None:
+        """The models and versions that are being loaded; None where Triton does not say."""
+        try:
+            entries = self._control("repository/index", timeout_s=2)
+            return {(entry["name"], entry["version"]) for entry in entries if entry.get("state") == "LOADING"}
+        except (OSError, ControlError):
+            return None
 
     def unload_model(self, name: str) -> None:
         """Unload a model; what it has begun it ends. Raises ControlError with Triton's reason, and OSError."""
         self._control(f"repository/models/{name}/unload")
 
-    def index(self) -> dict[str, set[str]]:
+    def index(self, timeout_s: float = 30) -> dict[str, set[str]]:
         """The models that are known -> the states of their versions. Raises OSError where Triton does not answer."""
         found: dict[str, set[str]] = {}
-        for entry in self._control("repository/index"):
+        for entry in self._control("repository/index", timeout_s):
             found.setdefault(entry["name"], set()).add(entry.get("state", ""))
         return found
 
     def _control(self, path: str, timeout_s: float = 30) -> Any:
         headers = {embedded.CONTROL_HEADER: self.layout.control_key()}
         request = urllib.request.Request(
-            f"http://{ADDRESS}:{self.ports.http}/v2/{path}", data=b"{}", headers=headers, method="POST"
+            f"http://{self.ports.host}:{self.ports.http}/v2/{path}", data=b"{}", headers=headers, method="POST"
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
@@ -234,8 +292,12 @@ class EmbeddedServer:
 
     def metrics_text(self) -> str:
         """Everything that Triton and the models measure, as Prometheus reads it. Raises OSError."""
-        with urllib.request.urlopen(f"http://{ADDRESS}:{self.ports.metrics}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.ports.host}:{self.ports.metrics}/metrics", timeout=10) as answer:
             return str(answer.read().decode("utf-8"))
+
+    def in_flight(self) -> int:
+        """How many generations run or wait. Raises OSError."""
+        return int(self._in_flight()[0])
 
     def _in_flight(self) -> tuple[float, float]:
         """How many generations run, and how many chunks were detokenized so far: at rest both stand still."""
@@ -272,6 +334,9 @@ class EmbeddedServer:
 
     def _clean_up(self, grace_s: float = 2) -> None:
         """Stubs see that their server is gone within a moment."""
+        if self._load_watch is not None:
+            self._load_watch.close()
+            self._load_watch = None
         processes.clear_session(self.process.pid, self.shm_prefix, grace_s)
         for folder in self._environment_folders:
             # It is empty: nothing here uses Triton's packed environments.

@@ -9,7 +9,7 @@ from trireme_runtime.shared_state import ModelStatus
 from .errors import OperatorError
 from .health import Control, HealthEndpoint
 from .processes import is_halted, is_running
-from .server import EmbeddedServer
+from .server import EmbeddedServer, StoodStill
 
 #: How often to look. A stream of a dead stub ends this much later, and a little more.
 _WATCH_S = 0.1
@@ -23,7 +23,7 @@ _ASK_S = 1.0
 #: The wait before a server that dies again soon after its start is started once more: at first none, then doubled.
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 30.0
 
-#: How often a server is started at first that is ended by a signal before it is ready: Triton's Python backend aborts
+#: How often a server is started at first that crashes or stands still before it is ready: Triton's Python backend does
 #: now and then where several models are loaded at once on a busy machine.
 _FIRST_STARTS = 3
 
@@ -32,7 +32,7 @@ STABLE_S = 5.0
 
 
 class Supervisor:
-    """Runs one server until it is told to end.
+    """Runs one server until it is told to end. Use `run`, then `close`; in between its endpoint says that it is ending.
 
     stopped: whether it is time to end. say: prints a line for the operator. With `restarts` false, the first death is
     the end. control: answers what comes to the control API.
@@ -53,9 +53,12 @@ class Supervisor:
         self._ready_timeout_s = ready_timeout_s
         self._restarts = restarts
         self._serving = False
+        #: Set where balancers are to send nothing new, while what is under way goes on.
+        self.is_draining = False
+        self._health_runs = False
         self._halted_since: dict[int, float] = {}
         self._answered_at = 0.0
-        self.health = HealthEndpoint(server.ports.health, self.is_ready, self._server.layout.has_model, control)
+        self.health = HealthEndpoint(server.ports, self.takes_requests, self._server.layout.has_model, control)
 
     def is_ready(self, model: str | None = None) -> bool:
         """Whether a model, or with None everything, serves: no process is dead, no engine is being started again."""
@@ -66,6 +69,10 @@ class Supervisor:
             return all(status.serves for status in statuses if status.model == model)
         return all(status.serves for status in statuses) and self._server.is_ready(timeout_s=1)
 
+    def takes_requests(self, model: str | None = None) -> bool:
+        """Whether balancers may send new requests: it is ready, and nobody has asked it to drain."""
+        return not self.is_draining and self.is_ready(model)
+
     def run(self, announce: Callable[[], None], ready_again: Callable[[], None] = lambda: None) -> None:
         """Serve until `stopped`; `announce` is called once, when the server is ready, and then `ready_again`.
 
@@ -75,6 +82,7 @@ class Supervisor:
             return
         self._begin()
         self.health.start()
+        self._health_runs = True
         threading.Thread(target=self._ask, name="liveness", daemon=True).start()
         announce()
         delay_s, ready_since = 0.0, time.monotonic()
@@ -94,19 +102,27 @@ class Supervisor:
                 ready_since = time.monotonic()
                 ready_again()
                 delay_s = min(_MAX_DELAY_S, 2 * delay_s or _FIRST_DELAY_S)
-        finally:
-            self._serving = False
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Answer balancers and operators no more."""
+        self._serving = False
+        if self._health_runs:
+            self._health_runs = False
             self.health.stop()
 
     def _start_first(self) -> bool:
-        """Start it, again where it crashes as it sometimes does on a busy machine; False if it is time to end."""
+        """Start it, again where it crashes or hangs as it may on a busy machine; False if it is time to end."""
         for attempt in range(_FIRST_STARTS):
             try:
                 self._server.start()
                 return self._server.wait_until_ready(self._ready_timeout_s, self._stopped)
             except OperatorError as error:
                 status = self._server.process.poll() if self._server.was_started else None
-                if not self._restarts or status is None or status >= 0 or attempt == _FIRST_STARTS - 1:
+                tries_again = isinstance(error, StoodStill) or (status is not None and status < 0)
+                if not self._restarts or not tries_again or attempt == _FIRST_STARTS - 1:
                     raise
                 self._say(f"{error}\nStarting it again ...")
                 self._server.kill()

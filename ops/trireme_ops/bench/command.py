@@ -17,6 +17,7 @@ _SECONDS = {
     "load": 8.0,
     "cross-check": 6.0,
     "gateway": 5.0,
+    "fleet": 12.0,
 }
 
 
@@ -37,7 +38,7 @@ def clients(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; 0 unless something fails."""
-    from . import build, cross_check, engine, gateway, generator, overload, path, releases
+    from . import build, cross_check, engine, fleet, gateway, generator, overload, path, releases
 
     # What a run has started ends with it, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         "load": generator.run,
         "cross-check": cross_check.run,
         "gateway": gateway.run,
+        "fleet": fleet.run,
     }
     if arguments.what == "releases":
         return releases.run(Layout.find(), arguments.swaps, arguments.clients)

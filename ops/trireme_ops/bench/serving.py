@@ -1,17 +1,16 @@
 """A server to measure, and what its processes use."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trireme_runtime.proc import activity
 
 from .. import ports
 from ..embedded import ADDRESS, Ports
 from ..layout import Layout
 from ..processes import session_members
 from ..server import EmbeddedServer
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -49,11 +48,9 @@ def cpu_s(server: EmbeddedServer) -> dict[str, float]:
     """Processor time that each part of the server used so far, in s."""
     used: dict[str, float] = {}
     for pid, name in process_names(server).items():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        used[name] = used.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        seen = activity(pid)
+        if seen is not None:
+            used[name] = used.get(name, 0.0) + seen.used_s
     return used
 
 
