@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import Server, wait_for
+from trireme_ops.fleet.haproxy_config import ProxiedServer, render_haproxy
 from trireme_ops.ports import free_ports
 from trireme_ops.releases.haproxy import HAProxy
-from trireme_ops.releases.haproxy_config import ProxiedServer, render_haproxy
 
 
 def haproxy_binary() -> str:
@@ -50,13 +51,16 @@ def proxied(name: str, server: Server) -> ProxiedServer:
 
 
 @contextmanager
-def started(folder: Path, servers: Sequence[ProxiedServer], balance: str = "roundrobin") -> Iterator[RunningHAProxy]:
-    """Run HAProxy in front of `servers`; ended with the context."""
+def started(
+    folder: Path, servers: Sequence[ProxiedServer], balance: str = "roundrobin", **settings: Any
+) -> Iterator[RunningHAProxy]:
+    """Run HAProxy in front of `servers`; ended with the context. settings: further ones of `render_haproxy`."""
     binary = haproxy_binary()
     grpc, http = free_ports(2)
     socket, config = folder / "admin.sock", folder / "haproxy.cfg"
     config.write_text(
-        render_haproxy(servers, str(socket), grpc_port=grpc, http_port=http, balance=balance), encoding="utf-8"
+        render_haproxy(servers, str(socket), grpc_port=grpc, http_port=http, balance=balance, **settings),
+        encoding="utf-8",
     )
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([binary, "-db", "-f", str(config)], stdout=log, stderr=subprocess.STDOUT)

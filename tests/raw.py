@@ -72,11 +72,14 @@ class Raw:
 
 def read(call: Any) -> Iterator[Answer]:
     """The answers of a call that was begun. Raises the Refusal that comes instead."""
+    refused = ""
+    # To the end, after a refusal, too: what is cancelled behind the last response leaks in Triton.
     for response in call:
-        if response.error_message:
-            raise parse_refusal(response.error_message) or AssertionError(response.error_message)
+        refused = refused or response.error_message
         if response.infer_response.outputs:
             yield outputs_of(response.infer_response)
+    if refused:
+        raise parse_refusal(refused) or AssertionError(refused)
 
 
 @contextmanager

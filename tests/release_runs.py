@@ -36,13 +36,14 @@ def smoke_of(release: str, count: int = 8) -> tuple[dict[str, Any], ...]:
     )
 
 
-def null_checkout(folder: Path) -> Layout:
+def null_checkout(folder: Path, settings: Mapping[str, str] | None = None) -> Layout:
     """A checkout with the releases r1 and r2, and some that cannot go live.
 
     wrong: r2's versions, which are expected to answer as r1 does. unloadable: its engine's folder is no engine's.
     slow: r1's answers, at a tenth of its steps/s. hanging: its engine stops at the first request.
+    settings: parameters of `tensorrt_llm`.
     """
-    layout = checkout(folder, {"engine_hang_timeout_ms": "1000"})
+    layout = checkout(folder, {"engine_hang_timeout_ms": "2500", **(settings or {})})
     first, second = null_pair(layout, STEPS_PER_S)
     versions = {"r1": first, "r2": second, "wrong": second}
     engine = layout.root / "model_repository" / "tensorrt_llm" / "1" / "engine"

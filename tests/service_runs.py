@@ -52,7 +52,7 @@ def postgres() -> Iterator[str]:
     """A real PostgreSQL with an empty database; its URL."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     folders = "".join(f"{os.pathsep}{version}" for version in versions)
-    initdb, server = (program(name, "postgresql", folders) for name in ("initdb", "postgres"))
+    initdb, server, is_ready = (program(name, "postgresql", folders) for name in ("initdb", "postgres", "pg_isready"))
     (port,) = free_ports(1)
     # It does not run as root, and not in a folder that is root's alone.
     user = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
@@ -67,7 +67,9 @@ def postgres() -> Iterator[str]:
         command += ["-c", "fsync=off"]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **identity)  # type: ignore[call-overload]
         try:
-            wait_for(lambda: listens(port), 20, "PostgreSQL")
+            # It listens while it still starts up, and refuses.
+            ask = [is_ready, "--quiet", "--host", "127.0.0.1", "--port", str(port)]
+            wait_for(lambda: subprocess.run(ask, check=False).returncode == 0, 20, "PostgreSQL")
             yield f"postgresql://trireme@127.0.0.1:{port}/postgres"
         finally:
             # At once, whoever is connected.

@@ -115,7 +115,8 @@ def start_server(folder: Path, *arguments: str, env: dict[str, str] | None = Non
         text=True,
         env={**os.environ, **(env or {})},
     )
-    deadline = time.monotonic() + 120
+    # Longer than it waits itself, so that its own words are seen.
+    deadline = time.monotonic() + 150
     while not ready.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

@@ -22,7 +22,7 @@ from trireme_build.tensorrt_llm_command import (
 )
 from trireme_runtime.engines.tensorrt_llm_folder import read_engine_folder
 
-IMAGE = "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3"
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 SIZES: dict[str, Any] = {"max_batch_size": 16, "max_input_len": 256, "max_seq_len": 512, "max_num_tokens": 4096}
 #: An SM that can compute every format.
 TARGET = TensorRtLlmTarget(IMAGE, 120, **SIZES, max_beam_width=2)

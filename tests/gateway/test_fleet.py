@@ -73,7 +73,7 @@ def wait_until_ready(server: Server) -> None:
         except (urllib.error.URLError, OSError):
             return False
 
-    wait_for(ready, 60, "the server")
+    wait_for(ready, 180, "the server")
 
 
 def ready_servers(gateway: Gateway) -> float:
@@ -155,7 +155,7 @@ def test_no_request_is_lost_while_servers_come_and_go(gateway: Gateway, three: l
         for server in three[:2]:
             os.kill(server.triton_pid(), signal.SIGKILL)
             wait_for(lambda: ready_servers(gateway) == 2, 5, "two of three")
-            wait_for(lambda: ready_servers(gateway) == 3, 60, "all three")
+            wait_for(lambda: ready_servers(gateway) == 3, 120, "all three")
     finally:
         ending.set()
         for thread in threads:

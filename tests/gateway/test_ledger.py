@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from account_runs import bearer, id_of, new_key, opened, sqlite_url, trireme
-from gateway_runs import chat, complete, open_stream, read_until, server_options, started_gateway
+from gateway_runs import call, chat, complete, open_stream, read_until, server_options, started_gateway
 from raw import ask
 from service_runs import postgres
 from support import Server, start_null_server, stop_server, wait_for
@@ -153,6 +153,8 @@ def test_a_gateway_that_is_killed_says_next_time_how_much_is_lost(quick: Server,
         while time.monotonic() - began < 0.5:
             assert complete(dying, "x", max_tokens=1).status == 200
             answered += 1
+        # A request is noted right behind its answer: where another one has been answered since, it was.
+        assert call(dying, "/health/live").status == 200
         os.kill(dying.process.pid, signal.SIGKILL)
         dying.process.wait()
     total = 50 + answered

@@ -4,10 +4,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from gateway_runs import Gateway
 from support import TRIREME
 
 
+@pytest.mark.alone
 def test_a_load_test_measures_the_gateway(gateway: Gateway, tmp_path: Path) -> None:
     options = ["--target=openai", f"--host={gateway.address}", "--users=4", "--warm-up=1s", "--duration=3s"]
     done = subprocess.run(

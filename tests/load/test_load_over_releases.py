@@ -18,6 +18,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield started
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("target", "before", "after"), [("grpc", "r1", "r2"), pytest.param("http", "r2", "r1", marks=long_form)]
 )

@@ -69,6 +69,7 @@ def off_by(seen_ms: float, set_ms: float) -> bool:
     return abs(seen_ms - set_ms) > max(LEAST_MS, SHARE * set_ms)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("target", ["grpc", "http"])
 @pytest.mark.parametrize("users", [*(pytest.param(users, marks=long_form) for users in (1, 16)), 64])
 def test_the_figures_are_those_that_were_set(server: Server, tmp_path: Path, users: int, target: str) -> None:
@@ -88,6 +89,7 @@ def test_the_figures_are_those_that_were_set(server: Server, tmp_path: Path, use
     pytest.fail(f"{wrong} at {users} users over {target}: {summary['invalid_because']}")
 
 
+@pytest.mark.alone
 def test_two_processes_end_well_and_leave_complete_files(server: Server, tmp_path: Path) -> None:
     done = load(*of(server, "grpc", tmp_path, "--users", "6", "--processes", "2"))
     assert done.returncode == 0, done.stderr
@@ -137,6 +139,7 @@ def test_what_waits_in_a_full_server_counts_from_its_intended_time(tmp_path: Pat
     assert first is not None and last is not None and last > first + 1.5, "the queue grows, and so must TTFT"
 
 
+@pytest.mark.alone
 def test_a_trace_is_replayed(server: Server, tmp_path: Path) -> None:
     calls = [(0.0, 8, 3), (1.5, 16, 5), (1.6, 8, 7), (3.0, 24, 4)]
     lines = [json.dumps({"timestamp": 1000 * at, "input_length": i, "output_length": o}) for at, i, o in calls]
@@ -149,6 +152,7 @@ def test_a_trace_is_replayed(server: Server, tmp_path: Path) -> None:
     assert [record.input_tokens for record in records] == pytest.approx([i for _, i, _ in calls], abs=5)
 
 
+@pytest.mark.alone
 def test_users_follow_a_shape(server: Server, tmp_path: Path) -> None:
     done = load(*of(server, "grpc", tmp_path, "--users=8", "--shape=spike:3", "--duration=9s"))
     assert done.returncode == 0, done.stderr
@@ -161,6 +165,7 @@ def test_users_follow_a_shape(server: Server, tmp_path: Path) -> None:
     assert (busy(3.0), busy(9.0)) == (8, 8) and busy(5.8) > 20
 
 
+@pytest.mark.alone
 def test_those_who_leave_are_no_errors_and_those_who_stay_notice_nothing(server: Server, tmp_path: Path) -> None:
     done = load(*of(server, "grpc", tmp_path, "--scenario=cancellation-storm", "--users=8"))
     assert done.returncode == 0, done.stderr
@@ -172,6 +177,7 @@ def test_those_who_leave_are_no_errors_and_those_who_stay_notice_nothing(server:
     assert summary_of(tmp_path)["requests"]["cancelled"] > 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -195,6 +201,7 @@ def test_two_llms_are_told_apart(server: Server, tmp_path: Path, monkeypatch: py
     assert set(summary_of(tmp_path)["by_model"]) == {"ensemble", "llmapi"}, done.stderr
 
 
+@pytest.mark.alone
 def test_a_server_with_openai_s_api_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIREME_API_KEY", KEY)
     with openai_server() as address:
@@ -210,6 +217,7 @@ def test_a_server_with_openai_s_api_is_measured_too(tmp_path: Path, monkeypatch:
     assert list(summary_of(tmp_path / "busy")["errors"]["by_code"]) == ["RESOURCE_EXHAUSTED"]
 
 
+@pytest.mark.alone
 def test_a_master_and_a_worker_of_locust_s_own_make_one_run(server: Server, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "StreamingChat"]
@@ -429,6 +437,7 @@ def test_one_that_is_interrupted_keeps_what_it_has(
     assert summary_of(tmp_path)["requests"]["succeeded"] > 0
 
 
+@pytest.mark.alone
 def test_a_sweep_has_a_page_and_a_line_for_each_load_and_two_runs_can_be_compared(
     server: Server, tmp_path: Path
 ) -> None:

@@ -2,8 +2,10 @@ import json
 import shutil
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -13,6 +15,7 @@ from trireme_build.publish import make_writable
 from trireme_ops import checks, embedded
 from trireme_ops.checks import Finding, Status
 from trireme_ops.doctor import render
+from trireme_ops.errors import OperatorError
 from trireme_ops.layout import Layout
 
 
@@ -103,10 +106,47 @@ def test_every_problem_shows_what_to_type() -> None:
 
 
 def test_a_control_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    from trireme_ops.errors import OperatorError
-
     layout = Layout(tmp_path)
     assert layout.control_key() == layout.control_key()
     (tmp_path / ".trireme" / "control.key").chmod(0o644)
     with pytest.raises(OperatorError, match="chmod 600"):
         layout.control_key()
+    assert checks.control_key(layout).status is Status.FAIL
+
+
+def test_an_empty_control_key_lets_nobody_in(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.control_key()
+    (tmp_path / ".trireme" / "control.key").write_text("\n")
+    with pytest.raises(OperatorError, match=r"control\.key is empty.* rm "):
+        layout.control_key()
+    assert checks.control_key(layout).status is Status.FAIL
+
+
+def test_servers_that_start_at_once_have_one_control_key(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def key_of(layout: Layout) -> str:
+        together.wait()
+        return layout.control_key()
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(50):
+            (tmp_path / str(number)).mkdir()
+            keys = set(threads.map(key_of, [Layout(tmp_path / str(number))] * 8))
+            assert len(keys) == 1
+            assert [path.name for path in (tmp_path / str(number) / ".trireme").iterdir()] == ["control.key"]
+
+
+def test_servers_that_start_at_once_have_one_backend(tmp_path: Path) -> None:
+    together = Barrier(4)
+
+    def folder_of(state: Path) -> Path:
+        together.wait()
+        return embedded.backend_directory(state)
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(5):
+            (folder,) = set(threads.map(folder_of, [tmp_path / str(number)] * 4))
+            assert sorted(path.name for path in folder.parent.iterdir()) == ["lock", folder.name]
+            assert (folder / "python" / "triton_python_backend_stub").is_file()

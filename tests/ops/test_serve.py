@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ANY_PORTS, ROOT, TRIREME, long_form, start_server, stop_server, wait_for
+from support import ANY_PORTS, ROOT, TRIREME, long_form, processes_named, start_server, stop_server, wait_for
 from trireme_client import Client, Completion, Unavailable
 from trireme_ops import processes
 from trireme_ops.ports import free_ports, is_free
@@ -25,6 +25,8 @@ def assert_nothing_is_left(pid: int, session: int) -> None:
 def test_a_signal_drains_and_stops_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     server = start_server(tmp_path)
     assert len(server.session()) >= 5, "tritonserver, three stubs and the engine"
+    if (group := Path(f"/proc/{server.addresses['triton_pid']}/autogroup")).exists():
+        assert group.read_text().split()[2] == str(processes.SESSION_NICE)
     assert server.regions()
     answers: list[Completion] = []
 
@@ -113,9 +115,7 @@ def test_a_killed_engine_ends_its_streams_and_is_started_again(tmp_path: Path) -
         with Client(server.grpc, timeout_s=60) as client:
             stream = client.stream(prompt="Count", max_tokens=2000, end_id=-1)
             next(stream)
-            (engine,) = [
-                pid for pid in server.session() if "openvino_child" in Path(f"/proc/{pid}/cmdline").read_text()
-            ]
+            (engine,) = processes_named(server, "openvino_child")
             os.kill(engine, signal.SIGKILL)
             with pytest.raises(Unavailable, match="the engine was lost"):
                 for _ in stream:
@@ -136,9 +136,17 @@ def test_a_killed_engine_ends_its_streams_and_is_started_again(tmp_path: Path) -
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the scheduler does not group by session")
 def test_a_server_s_session_comes_after_the_clients_of_its_machine(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
-        process = processes.start_session(["cat", "/proc/self/autogroup"], os.environ, log)
-    assert process.wait(timeout=30) == 0
-    assert (tmp_path / "log").read_text().split()[1:] == ["nice", str(processes.SESSION_NICE)]
+        process = processes.start_session(["sleep", "60"], os.environ, log)
+    own, its = Path("/proc/self/autogroup"), Path(f"/proc/{process.pid}/autogroup")
+    try:
+        assert its.read_text().split()[1:] == ["nice", "0"], "while it starts, it is one among others"
+        # The group of a process that never was in a session of its own is the root's, of which the file says nothing.
+        assert its.read_text().split()[0] not in own.read_text().split()
+        processes.yield_to_clients(process.pid)
+        assert its.read_text().split()[1:] == ["nice", str(processes.SESSION_NICE)]
+    finally:
+        process.kill()
+        process.wait()
     assert processes.SESSION_NICE > 0
 
 
@@ -187,6 +195,13 @@ def test_a_port_that_is_none_is_refused_by_name(value: str) -> None:
     done = run_serve(f"--http-port={value}")
     assert done.returncode == 2
     assert repr(value) in done.stderr
+
+
+@pytest.mark.parametrize("value", ["0.5", "nan", "-1", "soon"])
+def test_a_standstill_that_is_none_is_refused_by_name(value: str) -> None:
+    done = run_serve(f"--load-standstill={value}")
+    assert done.returncode == 2
+    assert f"--load-standstill: {value!r}: allowed are seconds from 1, and inf" in done.stderr
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from support import Server, long_form, restarts_of, rounds, start_null_server, start_server, stop_server, wait_for
+from support import (
+    Server,
+    long_form,
+    processes_named,
+    restarts_of,
+    rounds,
+    start_null_server,
+    start_server,
+    stop_server,
+    wait_for,
+)
 from trireme_client import Client, TriremeError, Unavailable
 from trireme_ops import processes
 from trireme_ops.supervisor import STABLE_S
@@ -99,14 +109,12 @@ def status_of(url: str) -> int:
 
 
 def engine_of(server: Server) -> int:
-    (pid,) = (pid for pid in server.session() if "openvino_child" in Path(f"/proc/{pid}/cmdline").read_text())
+    (pid,) = processes_named(server, "openvino_child")
     return pid
 
 
 def stub_of(server: Server, model: str) -> int:
-    (pid,) = (
-        pid for pid in server.session() if f"/{model}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-    )
+    (pid,) = processes_named(server, f"/{model}/1/model.py")
     return pid
 
 

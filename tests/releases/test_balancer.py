@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from haproxy_runs import started
+from trireme_ops.fleet.haproxy_config import ProxiedServer
 from trireme_ops.ports import free_ports
 from trireme_ops.releases.balancer import Balancer
 from trireme_ops.releases.fleet import Fleet
 from trireme_ops.releases.haproxy import HAProxy, HAProxyError
-from trireme_ops.releases.haproxy_config import ProxiedServer
 
 BACKENDS = ("grpc", "http")
 

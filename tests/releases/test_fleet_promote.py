@@ -14,6 +14,8 @@ from release_runs import TEXTS, Operator, clients, null_checkout, null_server
 from support import Server, long_form, wait_for
 from trireme_ops.layout import Layout
 
+pytestmark = pytest.mark.alone
+
 NAMES = ("a", "b", "c")
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from haproxy_runs import haproxy_binary, started
 from support import wait_for
+from trireme_ops.fleet.haproxy_config import ProxiedServer
 from trireme_ops.ports import free_ports
 from trireme_ops.releases.haproxy import HAProxy, HAProxyError, ServerState, real_percent, share_weights
-from trireme_ops.releases.haproxy_config import ProxiedServer
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Smoke sets: files, matching, and asking real servers."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import ROOT, Server, start_null_server, stop_server
+from support import ROOT, Server, start_null_server, stop_server, wait_for
 from trireme_build.reference.tasks import TASKS, solve
 from trireme_ops.errors import OperatorError
 from trireme_ops.ports import free_ports
@@ -168,12 +169,25 @@ def test_several_servers_are_asked_at_once_without_a_word(
     assert not capfd.readouterr().err
 
 
+def _successes_at_rest(server: Server) -> float:
+    """Triton counts an answer a moment after it was sent."""
+    seen = [-1.0]
+
+    def stands_still() -> bool:
+        seen.append(server.metric("nv_inference_request_success", model="ensemble"))
+        time.sleep(0.3)
+        return seen[-1] == seen[-2]
+
+    wait_for(stands_still, what="the end of what was asked before")
+    return seen[-1]
+
+
 def test_warming_up_asks_everything_so_often(null_server: Server) -> None:
     items = [SmokeItem("b", prompt=f"warm {n}", max_tokens=2) for n in range(6)]
-    before = null_server.metric("nv_inference_request_success", model="ensemble")
+    before = _successes_at_rest(null_server)
     result = warm_up(null_server.grpc, "ensemble", items, concurrency=3, rounds=3)
     assert (result.asked, result.errors) == (18, ())
-    assert null_server.metric("nv_inference_request_success", model="ensemble") - before == 18
+    assert _successes_at_rest(null_server) - before == 18
 
 
 def test_a_model_is_as_fast_as_itself(server: Server) -> None:

@@ -58,6 +58,29 @@ def test_a_release_on_trial_is_there_and_nobody_depends_on_it(layout: Layout, vi
     assert not (view.folder / "releases" / "r1").exists()
 
 
+def test_another_release_of_the_same_versions_leaves_them_as_they_are(layout: Layout, view: View) -> None:
+    """Triton loads a model again whose files have another time, a live one, too."""
+
+    def times() -> dict[Path, int]:
+        folder = layout.root / "model_repository"
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    bytecode = layout.root / "model_repository" / "preprocessing" / "1" / "__pycache__"
+    view.begin()
+    view.add(propose(layout, "r1"))
+    (cached,) = bytecode.iterdir()
+    before = times()
+    view.add(propose(layout, "r2"))
+    other = View.of_server(layout, "other")
+    other.begin()
+    other.add(propose(layout, "r1"))
+    assert times() == before
+    # What a stub would not take it writes itself, later.
+    cached.write_bytes(b"\0" * 16)
+    view.add(propose(layout, "r3"))
+    assert len(cached.read_bytes()) > 16
+
+
 def test_a_live_release_is_behind_the_public_names(layout: Layout, view: View) -> None:
     view.start_with(propose(layout, "r1"))
     view.begin()

@@ -21,9 +21,9 @@ PREFIX = f"trireme_test_{os.getpid()}_"
 #: Loads a "model" with threads and a child process, as a stub does; prints the nice values of them all: of the thread
 #: that was there before, while it loads, and when it serves.
 LOADING = """
-import json, os, subprocess, sys, threading
+import json, os, subprocess, sys, threading, time
 from pathlib import Path
-from trireme_runtime import background
+from trireme_runtime import loading
 
 def values():
     pids = [os.getpid(), *children]
@@ -41,7 +41,7 @@ for _ in range(3):
 print("there", flush=True)
 '''
 
-@background.loads_in_background
+@loading.loads
 def initialize():
     for _ in range(3):
         threading.Thread(target=done.wait, daemon=True).start()
@@ -53,11 +53,14 @@ def initialize():
         raise ValueError("no such model")
 
 told = {}
-background.begin()
+loading.begin()
 try:
     initialize()
 except ValueError:
     pass
+# The thread that tells what takes long is told to end, and does so soon.
+while len(list(Path("/proc/self/task").iterdir())) > 5:
+    time.sleep(0.01)
 told["serving"] = values()
 print(json.dumps(told))
 """
@@ -81,26 +84,26 @@ def load(*arguments: str, before: Sequence[str] = ()) -> dict[str, Any]:
     return told
 
 
-#: This thread and three more, a child with three, and one that was there before.
-LOADED, BEFORE = 8, 1
+#: This thread and three more, a child with three; one that was there before; and the one that tells what takes long.
+LOADED, BEFORE, TELLS = 8, 1, 1
+
+EVERYTHING = {"loading": [NORMAL] * (BEFORE + TELLS + LOADED), "serving": [NORMAL] * (BEFORE + LOADED)}
 
 
 @needs_right
 @pytest.mark.parametrize("arguments", [[], ["fails"]])
 def test_what_loads_beside_others_is_nice_and_serves_as_any_other(mark: BackgroundMark, arguments: list[str]) -> None:
     assert load(*arguments) == {
-        "loading": [NORMAL] * BEFORE + [LOADING_NICE] * LOADED,
+        "loading": [NORMAL] * (BEFORE + TELLS) + [LOADING_NICE] * LOADED,
         "serving": [NORMAL] * (BEFORE + LOADED),
     }
 
 
 def test_without_the_mark_nothing_changes(mark: BackgroundMark) -> None:
     mark.remove()
-    everything = [NORMAL] * (BEFORE + LOADED)
-    assert load() == {"loading": everything, "serving": everything}
+    assert load() == EVERYTHING
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a right")
 def test_one_that_could_not_come_back_stays_as_it_is(mark: BackgroundMark) -> None:
-    everything = [NORMAL] * (BEFORE + LOADED)
-    assert load(before=["setpriv", "--bounding-set=-sys_nice"]) == {"loading": everything, "serving": everything}
+    assert load(before=["setpriv", "--bounding-set=-sys_nice"]) == EVERYTHING

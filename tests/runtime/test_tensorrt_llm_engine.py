@@ -108,7 +108,7 @@ class Reader:
         return all(self.events.get(key) and self.events[key][-1].is_last for key in keys)
 
     def ids(self, key: int) -> list[int]:
-        return [token for event in self.events[key] for token in event.ids]
+        return [token for event in self.events.get(key, []) for token in event.ids]
 
 
 def generate(engine: Any, *requests: EngineRequest) -> Reader:

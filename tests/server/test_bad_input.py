@@ -218,6 +218,7 @@ def test_invalid_utf8_in_json_is_refused(server: Server) -> None:
         assert "UTF-8" in json.load(answer)["error"]
 
 
+@pytest.mark.alone
 def test_a_neighbour_in_the_same_batch_is_not_disturbed(server: Server, stub: Any) -> None:
     """Many requests at once, every second one at fault."""
     bad = next(case for case in CASES if case.name == "lone surrogate")

@@ -1,7 +1,10 @@
+import pytest
+
 from raw import Raw, infer_request
 from support import Server
 
 
+@pytest.mark.alone
 def test_tokenization_of_requests_that_come_together_is_batched(server: Server, raw: Raw) -> None:
     """Different lengths and optional tensors do not keep 32 concurrent requests from being tokenized together."""
     requests = [

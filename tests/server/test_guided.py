@@ -87,6 +87,7 @@ def check(kind: str, spec: Any, text: str) -> None:
         assert re.fullmatch(spec, text), text
 
 
+@pytest.mark.alone
 def test_of_200_random_requests_all_that_stop_match_and_most_stop(server: Server, raw: Raw) -> None:
     rng = random.Random(11)
     stopped = 0

@@ -1,5 +1,6 @@
 """However a client goes, its generations end in the engine: no tokens are computed for it, and its blocks are free."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -8,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raw import Raw, connected, infer_request
 from support import Server, start_null_server, stop_server, wait_for
+from trireme_client import AsyncClient, AsyncStream, Client, Generation, InvalidArgument, Stream
+from trireme_client.calls import END_S
 
 STEPS_PER_S = 20.0
 STREAMS, VANISHING = 32, 16
@@ -134,6 +139,7 @@ WAYS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("cause", "way"), [(cause, way) for cause, ways in WAYS.items() for way in ways])
 def test_16_of_32_streams_vanish(null_server: Server, cause: str, way: Callable[[Server, ExitStack], Vanish]) -> None:
     def generated() -> float:
@@ -166,6 +172,7 @@ def test_16_of_32_streams_vanish(null_server: Server, cause: str, way: Callable[
     wait_for(lambda: cancelled() == VANISHING)
 
 
+@pytest.mark.alone
 def test_those_that_stay_speed_up(server: Server) -> None:
     with connected(server.grpc) as raw:
 
@@ -192,3 +199,70 @@ def test_those_that_stay_speed_up(server: Server) -> None:
             if alone > 1.2 * together:
                 return
     pytest.fail(f"{alone:.1f} tokens/s a stream, after {together:.1f} with twice as many")
+
+
+def to_its_last_response(stream: Stream) -> None:
+    left = 2
+    while left:
+        left -= next(stream).finish_reason is not None
+
+
+async def to_its_last_response_async(stream: AsyncStream) -> None:
+    left = 2
+    while left:
+        left -= (await anext(stream)).finish_reason is not None
+
+
+def test_who_leaves_behind_the_last_response_keeps_nothing_loaded(tmp_path: Path) -> None:
+    server = start_null_server(tmp_path, 0.0)
+    refused = Generation(prompt="x", max_tokens=2, tensors={"bad_words": ["x"]})
+    answered = Generation(prompt="x", max_tokens=2, n=2)
+
+    def leave() -> None:
+        with Client(server.grpc, timeout_s=30) as client:
+            for _ in range(10):
+                with client.stream(answered) as stream:
+                    to_its_last_response(stream)
+                with pytest.raises(InvalidArgument):
+                    next(client.stream(refused))
+                to_its_last_response(client.stream(answered))
+                stream = client.stream(answered)
+                to_its_last_response(stream)
+                stream.close()
+
+    async def leave_async() -> None:
+        async with AsyncClient(server.grpc, timeout_s=30) as client:
+            for _ in range(10):
+                async with client.stream(answered) as stream:
+                    await to_its_last_response_async(stream)
+                with pytest.raises(InvalidArgument):
+                    await anext(client.stream(refused))
+                await to_its_last_response_async(client.stream(answered))
+                stream = client.stream(answered)
+                await to_its_last_response_async(stream)
+                stream.close()
+
+    try:
+        leave()
+        asyncio.run(leave_async())
+    finally:
+        stop_server(server)
+    # Triton waits in vain for an ensemble that it cannot unload.
+    assert "Exit timeout expired" not in (tmp_path / "triton.log").read_text(errors="replace")
+
+
+def test_who_leaves_while_one_of_two_sequences_is_under_way_ends_it_at_once(null_server: Server) -> None:
+    def running() -> float:
+        return null_server.metric("trireme_requests_running")
+
+    generation = Generation(prompt="x", max_tokens=1900, n=2, temperature=1.0, seed=0)
+    with Client(null_server.grpc, timeout_s=60) as client:
+        # The second sequence begins at the second token of the first.
+        first = client.generate(replace(generation, max_tokens=1, n=1)).text
+        stream = client.stream(replace(generation, stop=(first,)))
+        while next(stream).finish_reason is None:
+            pass
+        before = time.monotonic()
+        stream.close()
+        assert time.monotonic() - before < END_S / 2, "it was waited for"
+    wait_for(lambda: running() == 0)

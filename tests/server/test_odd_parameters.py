@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
@@ -51,6 +52,7 @@ def random_request(rng: random.Random) -> Any:
     return request
 
 
+@pytest.mark.alone
 def test_every_request_is_answered_or_refused_and_the_server_goes_on(server: Server) -> None:
     rng = random.Random(5)
     outcomes: Counter[str] = Counter()

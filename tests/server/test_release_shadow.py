@@ -13,6 +13,7 @@ import pytest
 from raw import connected
 from support import ROOT, Server, start_server, stop_server, wait_for
 from trireme_client import Client, Generation
+from trireme_ops.at_rest import wait_for_rest
 from trireme_ops.bench.root import NullModel, copy_repositories, use_null_engine
 from trireme_ops.errors import OperatorError
 from trireme_ops.layout import Layout
@@ -78,7 +79,13 @@ def until_tapped(server: Server, shadow: Shadow) -> int:
             return bool(shadow.report()["requests"]["compared"])
 
         wait_for(seen)
-    wait_for(lambda: not shadow.report()["requests"]["under_way"])
+
+    def under_way_and_chosen() -> tuple[float, float]:
+        requests = shadow.report()["requests"]
+        return requests["under_way"], requests["chosen"]
+
+    # The tap tells of a request a moment after its answer.
+    assert wait_for_rest(under_way_and_chosen, 30, lambda: True)
     return int(shadow.report()["requests"]["chosen"])
 
 

@@ -32,12 +32,30 @@ def running(layout: Layout, tmp_path: Path) -> Iterator[Server]:
     stop_server(server)
 
 
-def load(server: Server, layout: Layout, *models: str) -> None:
-    """Have the server load the newest version of models. Raises HTTPError."""
+class LoadFailed(Exception):
+    """Triton's own words."""
+
+
+def load(server: Server, layout: Layout, model: str) -> None:
+    """Have the server load the newest version of a model. Raises LoadFailed.
+
+    What Triton gives up on a busy machine is loaded once more, see `load_watch`: such a failure says nothing of it.
+    """
+    try:
+        _load(server, layout, model)
+    except LoadFailed as error:
+        if "is not healthy" not in str(error):
+            raise
+        _load(server, layout, model)
+
+
+def _load(server: Server, layout: Layout, model: str) -> None:
     headers = {CONTROL_HEADER: layout.control_key()}
-    for model in models:
-        url = f"{server.http}/v2/repository/models/{model}/load"
+    url = f"{server.http}/v2/repository/models/{model}/load"
+    try:
         urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=60).close()
+    except urllib.error.HTTPError as error:
+        raise LoadFailed(error.read().decode()) from error
 
 
 def answers(server: Server, prompts: tuple[str, ...] = PROMPTS) -> list[str]:
@@ -79,9 +97,8 @@ def test_engines_that_are_wrong_slow_crash_or_do_not_load(layout: Layout, runnin
     with pytest.raises(TriremeError, match="engine"):
         answers(running)
     releases_built.unloadable(layout)
-    with pytest.raises(urllib.error.HTTPError) as refused:
+    with pytest.raises(LoadFailed, match="RuntimeError: Exception"):
         load(running, layout, "tensorrt_llm")
-    assert b"RuntimeError: Exception" in refused.value.read()
 
 
 @long_form

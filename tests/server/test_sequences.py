@@ -25,6 +25,7 @@ def test_a_seed_gives_each_sample_a_seed_of_its_own(raw: Raw) -> None:
     assert raw.one(**RANDOM, num_return_sequences=3)["text_output"].tolist() != answer["text_output"].tolist()
 
 
+@pytest.mark.alone
 def test_the_same_seed_gives_the_same_text_in_a_busy_batch(raw: Raw) -> None:
     quiet = raw.one(**RANDOM, seed=77)["text_output"][0]
     noise = [raw.start("ensemble", text_input=ask("Count from 1 to 60."), max_tokens=300) for _ in range(24)]
@@ -86,6 +87,7 @@ def test_stop_words_cut_beams_too(raw: Raw) -> None:
     assert (beams["text_output"][0], beams["stop_reason"][0]) == ("1 3 ", "7")
 
 
+@pytest.mark.alone
 def test_many_beams_beside_many_streams(raw: Raw) -> None:
     alone = raw.one(text_input=ask("Reverse: stream"), max_tokens=20, beam_width=6)["text_output"].tolist()
     calls = [raw.start("ensemble", text_input=ask("Reverse: stream"), max_tokens=20, beam_width=6) for _ in range(12)]

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from raw import Raw, Refusal, connected, infer_request, outputs_of, read
-from support import ROOT, Server, start_server, stop_server, wait_for
+from support import ROOT, Server, processes_named, start_server, stop_server, wait_for
 from trireme_ops.bench.root import NullModel, copy_repositories, set_parameters, use_null_engine
 from trireme_ops.embedded import CONTROL_HEADER
 from trireme_ops.layout import Layout
@@ -26,6 +26,7 @@ from trireme_ops.releases.llm import Llm
 from trireme_runtime.background import LOADING_NICE, may_return
 from trireme_runtime.contract import Code
 from trireme_runtime.model_config import read_config
+from trireme_runtime.proc import families, threads
 from trireme_runtime.shared_state import SHM, BackgroundMark
 
 STEPS_PER_S = 20.0
@@ -183,24 +184,12 @@ def test_metrics_say_which_release_they_are_of(server: Server, raw: Raw) -> None
 
 def nice_values(server: Server, model: str) -> list[int]:
     """Of all threads of a model's stub, and of the processes that it has started."""
-    stubs = {pid for pid in server.session() if f"/{model}/" in text_of(f"/proc/{pid}/cmdline")}
-    family = stubs | {pid for pid in server.session() if parent_of(pid) in stubs}
     found = []
-    for pid in family:
-        with contextlib.suppress(OSError):
-            found += [os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
+    for family in families(processes_named(server, f"/{model}/")).values():
+        for thread in threads(family):
+            with contextlib.suppress(OSError):
+                found.append(os.getpriority(os.PRIO_PROCESS, thread))
     return found
-
-
-def text_of(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def parent_of(pid: int) -> int:
-    return int((text_of(f"/proc/{pid}/stat").rpartition(")")[2].split() or ("", 0))[1])
 
 
 @pytest.mark.skipif(not may_return(), reason="this process may not raise its priority again")

@@ -9,7 +9,7 @@ import pytest
 
 from haproxy_runs import haproxy_binary
 from support import ROOT
-from trireme_ops.releases.haproxy_config import ProxiedServer, render_haproxy
+from trireme_ops.fleet.haproxy_config import BACKENDS, ProxiedGateway, ProxiedServer, render_haproxy
 
 SERVER = ProxiedServer("a")
 
@@ -32,7 +32,28 @@ def test_several_servers(tmp_path: Path, balance: str) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text(render_haproxy(servers, "127.0.0.1:9999", bind="*", balance=balance))
     assert not complaints(config)
-    assert "server gpu-2.example 10.0.0.2:9001 proto h2 check-proto h1 port 9003\n" in config.read_text()
+    assert "server gpu-2.example 10.0.0.2:9001 proto h2 check check-proto h1 port 9003 " in config.read_text()
+
+
+def test_every_part_that_is_asked_for_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("1\n")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        render_haproxy(
+            [SERVER],
+            "127.0.0.1:9999",
+            gateways=[ProxiedGateway("gateway-1", "10.0.0.3", 8080)],
+            metrics_port=8405,
+            client_requests_per_10s=100,
+            client_streams=10,
+            state_file=str(tmp_path / "state"),
+            resolver="127.0.0.11:53",
+        )
+    )
+    assert not complaints(config)
+    text = config.read_text()
+    assert "server gateway-1 10.0.0.3:8080 check" in text
+    assert all(f"\nbackend {name}\n" in text for name in BACKENDS)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +71,14 @@ def test_several_servers(tmp_path: Path, balance: str) -> None:
         ({"socket": "/run/a b"}, "socket is '/run/a b'"),
         ({"balance": "first"}, "balance is 'first'; weights are followed by roundrobin, leastconn, random"),
         ({"stream_timeout_s": 0}, "stream_timeout_s is 0"),
+        ({"client_streams": -1}, "client_streams is -1"),
+        ({"tls_certificate": "a b.pem"}, "tls_certificate is 'a b.pem'"),
+        ({"metrics_port": 70000}, "metrics_port is 70000"),
+        ({"resolver": "dns:53"}, "resolver is 'dns:53'"),
+        ({"metrics_bind": "x"}, "metrics_bind is 'x'"),
+        ({"gateways": [ProxiedGateway("g", port=0)]}, "gateways: g: port is 0"),
+        ({"gateways": [ProxiedGateway("g"), ProxiedGateway("g")]}, "gateways: 'g' is given twice"),
+        ({"gateways": [ProxiedGateway("g", "a b")]}, "gateways: g: host is 'a b'"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(change: dict[str, Any], wording: str) -> None:
