@@ -1,6 +1,7 @@
 """The edge in front of real servers: TLS, certificates that change, and limits by address."""
 
 import asyncio
+import http.client
 import json
 import socket
 import ssl
@@ -8,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -18,9 +20,19 @@ from fleet_runs import ANY, RunningFleet, run_fleet, started_fleet
 from haproxy_runs import RunningHAProxy, proxied, started
 from release_runs import null_checkout
 from service_runs import program
+from slow_bodies import slow_bodies
 from support import Server, start_null_server, stop_server, wait_for
-from trireme_client import AsyncClient, Client, InvalidArgument, ResourceExhausted, TriremeError, Unavailable
+from trireme_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    TriremeError,
+    Unavailable,
+)
 from trireme_ops.layout import Layout
+from trireme_ops.releases.haproxy import ServerState
 
 CA = made("edge", is_ca=True)
 
@@ -94,6 +106,45 @@ def test_a_refusal_has_the_form_that_every_grpc_client_knows(rationed: RunningHA
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_request_whose_rest_does_not_come_is_refused(server: Server, tmp_path: Path) -> None:
+    def ask_grpc(address: str) -> None:
+        with Client(address, timeout_s=30) as client, pytest.raises(DeadlineExceeded, match="did not come within 10 s"):
+            client.generate(prompt="x", max_tokens=1)
+
+    def ask_http(address: str) -> tuple[int, bytes]:
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(
+                b"POST /v2/models/ensemble_unary/generate HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
+            )
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, response.read()
+
+    with (
+        ThreadPoolExecutor() as pool,
+        started(tmp_path, [proxied("a", server)]) as running,
+        slow_bodies(running.grpc, 60) as late,
+    ):
+        wait_for(lambda: running.api.weights("grpc")["a"].is_up, 20, "the server")
+        over_grpc, over_http = pool.submit(ask_grpc, late), pool.submit(ask_http, running.http)
+        # Nobody waits for them.
+        with Client(running.grpc, timeout_s=5) as client:
+            assert client.generate(prompt="x", max_tokens=1).num_output_tokens == 1
+        over_grpc.result()
+        status, text = over_http.result()
+        assert (status, json.loads(text)) == (408, {"error": "the request did not come within 10 s"})
+
+
+def test_http_clients_are_told_in_json_where_no_server_is(server: Server, tmp_path: Path) -> None:
+    with started(tmp_path, [proxied("a", server)]) as running:
+        running.api.set_state("http", "a", ServerState.MAINT)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{running.http}/v2/health/live", timeout=10)
+        with caught.value as refused:
+            assert (refused.code, json.load(refused)) == (503, {"error": "no server answers"})
 
 
 def test_a_session_that_no_header_can_hold_is_refused(server: Server) -> None:

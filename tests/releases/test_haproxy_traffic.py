@@ -1,19 +1,23 @@
 """A real HAProxy in front of three real servers: shares, draining, and the death of a server under load."""
 
 import asyncio
+import http.client
+import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import grpc
 import pytest
 
 from haproxy_runs import RunningHAProxy, proxied, started
+from slow_bodies import slow_bodies
 from support import Server, long_form, start_null_server, stop_server, wait_for
-from trireme_client import AsyncClient, TriremeError
+from trireme_client import AsyncClient
 from trireme_ops.releases.haproxy import ServerState, real_percent, share_weights
 
 NAMES = ("a", "b", "c")
@@ -127,23 +131,48 @@ def test_a_body_that_crashes_triton_does_not_reach_it(haproxy: RunningHAProxy) -
     assert sum(stats.requests for stats in haproxy.api.stats("http").values()) == 0
 
 
-def test_a_killed_server_loses_no_unary_call(haproxy: RunningHAProxy, servers: dict[str, Server]) -> None:
-    """kill -9 of `serve` in the middle of calls, tritonserver goes with it: they are asked again of another server."""
+def ask_http(address: str, behind_s: float) -> int:
+    """The number of tokens of an answer over HTTP; the request's body comes `behind_s` seconds after its head."""
+    body = json.dumps({"text_input": "Row", "max_tokens": 100, "end_id": -1}).encode()
+    with closing(http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)) as connection:
+        connection.putrequest("POST", "/v2/models/ensemble_unary/generate")
+        connection.putheader("content-length", str(len(body)))
+        connection.endheaders()
+        time.sleep(behind_s)
+        connection.send(body)
+        with connection.getresponse() as response:
+            text = response.read()
+            assert response.status == 200, text
+            return int(json.loads(text)["num_output_tokens"])
 
-    async def kill_under_load() -> tuple[list[int | BaseException], int]:
-        async with AsyncClient(haproxy.grpc, timeout_s=60) as client:
+
+def test_a_killed_server_loses_no_unary_call(haproxy: RunningHAProxy, servers: dict[str, Server]) -> None:
+    """kill -9 of `serve` in the middle of calls, tritonserver goes with it: they are asked again of another server.
+
+    Also where HAProxy had a call's head before its body.
+    """
+
+    def running(way: str) -> int:
+        return haproxy.api.stats(way)["c"].running
+
+    async def kill_under_load(late: str) -> tuple[list[int | BaseException], int]:
+        async with AsyncClient(haproxy.grpc, timeout_s=60) as client, AsyncClient(late, timeout_s=60) as late_client:
             first = [asyncio.create_task(ask(client, False, 100)) for _ in range(30)]
-            while haproxy.api.stats("grpc")["c"].running < 5:
+            while running("grpc") < 5:
                 await asyncio.sleep(0.01)
-            under_way = haproxy.api.stats("grpc")["c"].running
+            first += [asyncio.create_task(ask(late_client, False, 100)) for _ in range(15)]
+            first += [asyncio.create_task(asyncio.to_thread(ask_http, haproxy.http, 0.02)) for _ in range(6)]
+            while running("grpc") < 15 or running("http") < 2:
+                await asyncio.sleep(0.01)
+            under_way = running("grpc")
             os.kill(servers["c"].process.pid, signal.SIGKILL)
             more = [asyncio.create_task(ask(client, False, 100)) for _ in range(90)]
             return await asyncio.gather(*first, *more, return_exceptions=True), under_way
 
-    answers, under_way = asyncio.run(kill_under_load())
-    lost = [answer for answer in answers if isinstance(answer, TriremeError)]
-    assert under_way >= 5
+    with slow_bodies(haproxy.grpc, 0.02) as late:
+        answers, under_way = asyncio.run(kill_under_load(late))
+    lost = [answer for answer in answers if isinstance(answer, BaseException)]
     assert not lost, (lost[0], len(lost))
-    assert answers == [100] * 120
+    assert answers == [100] * 141
     assert haproxy.api.stats("grpc")["c"].redispatches >= under_way
     wait_for(lambda: not haproxy.api.weights("grpc")["c"].is_up, 10, "HAProxy to notice")
