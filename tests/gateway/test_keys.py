@@ -125,6 +125,7 @@ def test_a_key_in_the_url_is_refused_and_in_no_log(locked: Gateway, database: st
     assert call(locked, "/health/ready?verbose=1").status == 200
 
 
+@pytest.mark.alone
 def test_a_key_that_is_revoked_is_refused_within_a_second_by_every_gateway(
     locked: Gateway, server: Server, database: str, tmp_path: Path
 ) -> None:

@@ -377,6 +377,7 @@ def test_the_settings_name_a_collector_and_a_share(collected: Collector, traced_
     assert not [span for span in collected.spans if span.trace == off.trace]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["gone", "hangs"])
 def test_a_collector_that_does_not_answer_disturbs_nobody(traced_server: Server, tmp_path: Path, kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
