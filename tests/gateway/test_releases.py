@@ -1,5 +1,6 @@
 """Releases behind a gateway: which one answered, a share for one on trial, copies, and answers that are kept apart."""
 
+import asyncio
 import signal
 import threading
 from collections import Counter
@@ -11,6 +12,7 @@ import pytest
 from gateway_runs import (
     Answer,
     Gateway,
+    call,
     complete,
     open_stream,
     read_until,
@@ -20,6 +22,10 @@ from gateway_runs import (
 )
 from release_runs import TEXTS, Operator, null_checkout, null_server
 from support import Server, wait_for
+from trireme_gateway.fleet.link import Link
+from trireme_gateway.fleet.server import Server as FleetServer
+from trireme_gateway.fleet.watch import Watch
+from trireme_gateway.settings import HealthSettings, ServerAddress
 from trireme_ops.releases.control import Address, Control
 from trireme_ops.releases.release import read_release
 
@@ -120,6 +126,7 @@ def test_a_swap_loses_nothing_and_every_answer_says_its_release(
 ) -> None:
     server, operator = served
     with started_gateway(tmp_path, *server_options(server)) as gateway:
+        wait_for(lambda: call(gateway, "/health/ready").status == 200, 60, "the server")
         ending = threading.Event()
         wrong: list[object] = []
         seen: Counter[str] = Counter()
@@ -160,3 +167,43 @@ def test_a_swap_loses_nothing_and_every_answer_says_its_release(
             for number in range(4)
             for turn in range(9)
         } == {"r2"}
+
+
+def test_a_release_that_goes_live_in_the_middle_of_a_look_takes_no_server_away(
+    served: tuple[Server, Operator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was live is freed between the question what is live and the questions about it."""
+    server, operator = served
+    (status,) = operator.status()
+    live = status["llms"][0]["live"]
+    other = "r2" if live == "r1" else "r1"
+    ask_config = Link._config
+    swapped = False
+
+    async def swap_first(link: Link, model: str, timeout_s: float) -> object:
+        nonlocal swapped
+        if model.endswith(f"@{live}") and not swapped:
+            swapped = True
+            await asyncio.to_thread(promote, operator, other)
+        return await ask_config(link, model, timeout_s)
+
+    async def look() -> list[tuple[bool, list[str]]]:
+        address = ServerAddress(name="a", grpc=server.grpc, health=str(server.addresses["health"]))
+        seen = FleetServer(address, HealthSettings(), 0)
+        states = []
+
+        def note() -> None:
+            states.append((seen.ready, [serving.live.release.name for serving in seen.serving.values()]))
+
+        watch = Watch(seen, lambda: (("ensemble", ()),), HealthSettings(), note)
+        seen.link.connect()
+        watch.start()
+        await watch.looked(20)
+        monkeypatch.setattr(Link, "_config", swap_first)
+        await watch.looked(120)
+        await watch.stop()
+        await seen.link.close()
+        return states
+
+    assert asyncio.run(look()) == [(True, [live]), (True, [other])]
+    assert swapped

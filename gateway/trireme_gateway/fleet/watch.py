@@ -121,7 +121,7 @@ class Watch:
 
     async def _read_serving(self) -> None:
         """Raises TriremeError if the server does not answer."""
-        server, timeout_s = self._server, self.settings.timeout_s
+        server = self._server
         wanted = self._llms()
         whole = wanted != self._known or self._whole_next or self._looks % _WHOLE_EVERY == 0
         self._whole_next = False
@@ -129,19 +129,30 @@ class Watch:
         self._known = wanted
         for llm, releases in wanted:
             try:
-                # Before the rest is read: what is read then is at least as new.
-                steps = await server.link.steps(llm, timeout_s)
-                if not whole and steps == self._steps.get(llm) and llm in server.serving:
-                    continue
-                server.now_serves(llm, await server.link.serving(llm, releases, timeout_s))
-                self._steps[llm] = steps
+                await self._read(llm, releases, whole)
             except DeadlineExceeded:
                 raise
             except TriremeError:
-                server.serving.pop(llm, None)
-                self._steps.pop(llm, None)
+                try:
+                    # Another release that goes live in the middle of a look takes away what is asked about.
+                    await self._read(llm, releases, whole=True)
+                except DeadlineExceeded:
+                    raise
+                except TriremeError:
+                    server.serving.pop(llm, None)
+                    self._steps.pop(llm, None)
         for llm in server.serving.keys() - {llm for llm, _ in wanted}:
             del server.serving[llm]
+
+    async def _read(self, llm: str, releases: tuple[str, ...], whole: bool) -> None:
+        """What is served of an LLM; whole: also where the same release is live. Raises TriremeError."""
+        server, timeout_s = self._server, self.settings.timeout_s
+        # Before the rest is read: what is read then is at least as new.
+        steps = await server.link.steps(llm, timeout_s)
+        if not whole and steps == self._steps.get(llm) and llm in server.serving:
+            return
+        server.now_serves(llm, await server.link.serving(llm, releases, timeout_s))
+        self._steps[llm] = steps
 
 
 async def _is_200(address: str, path: str) -> bool:
