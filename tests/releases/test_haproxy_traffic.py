@@ -172,7 +172,7 @@ def test_a_killed_server_loses_no_unary_call(haproxy: RunningHAProxy, servers: d
     with slow_bodies(haproxy.grpc, 0.02) as late:
         answers, under_way = asyncio.run(kill_under_load(late))
     lost = [answer for answer in answers if isinstance(answer, BaseException)]
-    assert not lost, (lost[0], len(lost))
+    assert not lost, (lost[0], len(lost), haproxy.api.stats("grpc"))
     assert answers == [100] * 141
     assert haproxy.api.stats("grpc")["c"].redispatches >= under_way
     wait_for(lambda: not haproxy.api.weights("grpc")["c"].is_up, 10, "HAProxy to notice")
